@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * connection.h - pipes and connections, Python's multiprocessing.connection.
+ *
+ * A connection carries whole messages over a socket or pipe, in CPython's own
+ * framing, so send_bytes and recv_bytes talk to a Python Connection. Any number
+ * of threads may use one: one sends and one receives at a time. A process
+ * started by this library keeps no connection open but those in its arguments.
+ */
+#ifndef MULTIPROCESSING_CONNECTION_H
+#define MULTIPROCESSING_CONNECTION_H
+
+#include <multiprocessing/clock.h>
+#include <multiprocessing/value.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct mp_connection mp_connection;
+
+typedef struct mp_pipe_options {
+    mp_connection **a; /* of a one-way pipe: the end that receives */
+    mp_connection **b; /* of a one-way pipe: the end that sends */
+    bool oneway;       /* Python's duplex=False */
+    int _kw;
+} mp_pipe_options;
+
+/*
+ * Makes two connected connections, like Pipe(): mp_pipe(&a, &b), or
+ * mp_pipe(&receiver, &sender, .oneway = true). Both directions: a socket pair,
+ * through which handles can be sent; one way: a pipe, which is all it is.
+ *
+ * Returns 0, MP_EINVAL, MP_EMFILE, MP_ENFILE or MP_ENOMEM.
+ */
+#define mp_pipe(...) mp_pipe_create(&(const mp_pipe_options){ __VA_ARGS__, ._kw = 0 })
+MP_API int mp_pipe_create(const mp_pipe_options *options);
+
+/*
+ * A connection over a descriptor that is open already: a socket, pipe, FIFO or
+ * terminal, in blocking or non-blocking mode. What it can do follows from how
+ * it was opened. Takes the descriptor and sets *fd to -1; on failure *fd stays
+ * the caller's. It becomes close-on-exec.
+ *
+ * Returns NULL for a descriptor that is not open (MP_EBADF) or on MP_ENOMEM.
+ */
+MP_API mp_connection *mp_connection_new(int *fd);
+
+/* Closes and releases it. NULL is allowed. No other thread may be using it. */
+MP_API void mp_connection_free(mp_connection *connection);
+
+/*
+ * A connection taken from a message or call is lent and closed with it. This
+ * makes it the caller's, to be ended with mp_connection_free. Returns connection.
+ */
+MP_API mp_connection *mp_connection_keep(mp_connection *connection);
+
+/*
+ * Sends one value as one message, like send(). Blocks while the peer does not
+ * read. The value may hold handles if the connection is a Unix socket.
+ *
+ * Returns 0, or
+ *   MP_EPIPE, MP_ECONNRESET  the peer is gone (no SIGPIPE is raised)
+ *   MP_ECLOSED, MP_EDIRECTION
+ *   MP_EHANDLE   a handle over something that is not a Unix socket
+ *   MP_ETOODEEP, MP_ETOOLONG, MP_ETYPE  the value cannot be packed; nothing was sent
+ *   MP_EINTR     mp_interrupt(), nothing was sent
+ *   MP_ENOMEM
+ */
+#define mp_connection_send(connection, value) mp__connection_send((connection), MP__VALUE(value))
+MP_API int mp__connection_send(mp_connection *connection, msgpack_object value);
+
+/*
+ * Receives one value, like recv(). Blocks until a message is there.
+ *
+ * Returns 0, or
+ *   MP_EEOF        no message comes any more: all writers are closed
+ *   MP_ETRUNCATED  the writer ended inside a message
+ *   MP_EPROTOCOL   the bytes are no message; for good if the frame itself is wrong
+ *   MP_ETOOLONG    above the limit of mp_set_limits; the message is still pending
+ *   MP_ECLOSED, MP_EDIRECTION, MP_EINTR, MP_ENOMEM, MP_EMFILE (handles were lost)
+ */
+MP_API int mp_connection_recv(mp_connection *connection, mp_message *message);
+
+/* Sends size bytes at data as one message, like send_bytes(). Returns as mp_connection_send. */
+MP_API int mp_connection_send_bytes(mp_connection *connection, const void *data, size_t size);
+
+/* No bound for mp_connection_recv_bytes but that of mp_set_limits. */
+#define MP_ANY_LENGTH SIZE_MAX
+
+/*
+ * Receives one message as bytes, like recv_bytes(maxlength): message->data,
+ * message->size. A longer one is MP_ETOOLONG and stays pending, to be received
+ * with another limit. Returns as mp_connection_recv.
+ */
+MP_API int mp_connection_recv_bytes(mp_connection *connection, mp_message *message,
+    size_t maxlength);
+
+/*
+ * Receives one message into a buffer of the caller, like recv_bytes_into().
+ * *size gets its length; also when it does not fit: then the result is
+ * MP_ETOOSHORT and the message stays pending. Returns as mp_connection_recv.
+ */
+MP_API int mp_connection_recv_bytes_into(mp_connection *connection, void *buffer, size_t capacity,
+    size_t *size);
+
+/*
+ * Waits until there is something to receive (or the end of the stream), like
+ * poll(timeout). Returns 1, 0 when the time is over, or a negative code.
+ */
+MP_API int mp_connection_poll(mp_connection *connection, double timeout);
+
+/* The descriptor, lent; MP_ECLOSED if it is closed. */
+MP_API int mp_connection_fileno(const mp_connection *connection);
+
+/* Closes the descriptor, like close(). Later use is MP_ECLOSED. Again: nothing. */
+MP_API void mp_connection_close(mp_connection *connection);
+
+MP_API bool mp_connection_closed(const mp_connection *connection);
+MP_API bool mp_connection_readable(const mp_connection *connection);
+MP_API bool mp_connection_writable(const mp_connection *connection);
+
+/* One thing to wait for. ready is the answer. */
+typedef struct mp_wait_item {
+    const mp_connection *connection; /* or */
+    const struct mp_process *process; /* its end; or */
+    int fd;                          /* a descriptor, when the others are NULL */
+    bool ready;
+} mp_wait_item;
+
+/* MP_WAIT(x) makes an item of an mp_connection *, mp_process * or descriptor. */
+#ifndef __cplusplus
+#define MP_WAIT(x)                                                                                 \
+    _Generic((x),                                                                                  \
+        mp_connection *: mp__wait_connection,                                                      \
+        struct mp_process *: mp__wait_process,                                                     \
+        int: mp__wait_fd)(x)
+#endif
+MP_API mp_wait_item mp__wait_connection(const mp_connection *connection);
+MP_API mp_wait_item mp__wait_process(const struct mp_process *process);
+MP_API mp_wait_item mp__wait_fd(int fd);
+
+/*
+ * Waits until one or more items are ready, like multiprocessing.connection.wait:
+ * a message or the end of the stream, the end of a process, a readable
+ * descriptor. Sets ready of each item. An item may be there twice.
+ *
+ * Returns how many are ready, 0 when the time is over, or
+ *   MP_EINVAL  no items and MP_FOREVER: that would never end
+ *   MP_EBADF, MP_ECLOSED, MP_ENOTSTARTED  an item that cannot be waited for
+ *   MP_EDIRECTION  the sending end of a one-way pipe
+ *   MP_EINTR, MP_ENOMEM
+ */
+MP_API int mp_wait(mp_wait_item *items, size_t count, double timeout);
+
+/* For the macros of value.h. */
+MP_API extern const mp__kind mp__connection_kind;
+
+#ifdef __cplusplus
+}
+#endif
+#endif

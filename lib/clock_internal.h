@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * clock_internal.h - deadlines on the monotonic clock, in nanoseconds.
+ */
+#ifndef MP__CLOCK_INTERNAL_H
+#define MP__CLOCK_INTERNAL_H
+
+#include <multiprocessing/clock.h>
+#include <stdint.h>
+#include <time.h>
+
+#define MP__NEVER INT64_MAX
+
+int64_t mp__clock_now(void);
+
+/* MP__NEVER for MP_FOREVER, 0 (long past) for 0, less than 0 and NaN. */
+int64_t mp__clock_deadline(double timeout);
+
+/* What is left until the deadline, for ppoll: NULL means for ever. */
+const struct timespec *mp__clock_left(int64_t deadline, struct timespec *left);
+
+#endif

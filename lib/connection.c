@@ -1,0 +1,644 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * connection.c - whole messages over a socket or pipe: first the length, then
+ * the bytes, as CPython frames them. What the bytes mean is value.c's business.
+ *
+ * A length is read once and kept: whoever finds the message too long leaves it
+ * pending. There is no read-ahead, so that the descriptor can be polled and
+ * passed on at any time.
+ */
+#include "connection_internal.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "clock_internal.h"
+#include "cpu_internal.h"
+#include "error_internal.h"
+#include "fd_internal.h"
+#include "hooks_internal.h"
+#include "socket_internal.h"
+
+#define LONG_FORM UINT32_MAX            /* -1: an 8-byte length follows */
+#define SHORT_MAX UINT32_C(0x7fffffff)  /* longest message with a 4-byte length */
+#define FIRST_STEP ((size_t)1 << 20)    /* bytes reserved on a peer's word alone */
+#define KEEP_MAX ((size_t)4 << 20)      /* memory a connection keeps for sending */
+#define SPIN_NS 20000                   /* about one wake-up of the other CPU */
+#define SPIN_MISSES_MAX 6
+
+struct mp_connection {
+    mp__handle handle; /* first: it can travel */
+    atomic_int fd;     /* -1: closed */
+    bool readable, writable, is_socket;
+    bool lost;         /* closed because this process is a child it was not passed to */
+
+    pthread_mutex_t reading; /* guards what follows */
+    bool has_length;         /* the length of the next message was read */
+    uint64_t length;
+    int broken;              /* the stream is no use any more: why */
+    mp__parcel parcel;       /* descriptors that came with it */
+    unsigned misses, skips;  /* of spinning */
+
+    pthread_mutex_t writing; /* guards what follows */
+    mp__buffer packed;
+
+    mp_connection *previous, *next; /* in the list of open ones, under mp__lock */
+};
+
+static mp_connection *all;
+
+/* ---- life ---- */
+
+/* In a child of ours, connections that were not passed are closed: siblings wait for that. */
+static void after_fork(bool ours)
+{
+    for (mp_connection *c = all; ours && c; c = c->next) {
+        mp__fd_close(atomic_exchange(&c->fd, -1));
+        mp__parcel_close(&c->parcel);
+        c->lost = true;
+    }
+    if (ours)
+        all = NULL;
+}
+
+static void enlist(mp_connection *c)
+{
+    mp__lock();
+    c->next = all;
+    if (all)
+        all->previous = c;
+    all = c;
+    mp__unlock();
+}
+
+static void delist(mp_connection *c)
+{
+    mp__lock();
+    if (c->previous)
+        c->previous->next = c->next;
+    else if (all == c)
+        all = c->next;
+    if (c->next)
+        c->next->previous = c->previous;
+    mp__unlock();
+}
+
+static int adopt(int *fd, bool readable, bool writable, bool is_socket, mp_connection **out)
+{
+    mp_connection *c = calloc(1, sizeof(*c));
+
+    if (!c)
+        return mp__fail(MP_ENOMEM, "out of memory for a connection");
+    mp__hooks_after_fork(after_fork);
+    c->handle.kind = &mp__connection_kind;
+    c->readable = readable;
+    c->writable = writable;
+    c->is_socket = is_socket;
+    (void)pthread_mutex_init(&c->reading, NULL); /* cannot fail with default attributes */
+    (void)pthread_mutex_init(&c->writing, NULL);
+    atomic_init(&c->fd, *fd);
+    *fd = -1;
+    enlist(c);
+    *out = c;
+    return 0;
+}
+
+int mp__connection_adopt_socket(int *fd, mp_connection **connection)
+{
+    return adopt(fd, true, true, true, connection);
+}
+
+mp_connection *mp_connection_new(int *fd)
+{
+    mp_connection *c = NULL;
+    struct stat status;
+    int flags, access;
+
+    if (!fd || *fd < 0 || (flags = fcntl(*fd, F_GETFL)) < 0 || fstat(*fd, &status) < 0) {
+        (void)mp__fail(MP_EBADF, "descriptor %d is not open", fd ? *fd : -1);
+        return NULL;
+    }
+    access = flags & O_ACCMODE;
+    if (mp__fd_raise(fd) < 0)
+        return NULL;
+    (void)adopt(fd, access != O_WRONLY, access != O_RDONLY, S_ISSOCK(status.st_mode), &c);
+    return c;
+}
+
+void mp_connection_close(mp_connection *c)
+{
+    if (!c)
+        return;
+    mp__fd_close(atomic_exchange(&c->fd, -1));
+    mp__parcel_close(&c->parcel);
+}
+
+void mp_connection_free(mp_connection *c)
+{
+    if (!c)
+        return;
+    mp_connection_close(c);
+    if (c->handle.lender)
+        return; /* the message frees it */
+    delist(c);
+    mp__buffer_done(&c->packed);
+    (void)pthread_mutex_destroy(&c->reading);
+    (void)pthread_mutex_destroy(&c->writing);
+    free(c);
+}
+
+int mp__connection_detach(mp_connection *c)
+{
+    int fd = atomic_exchange(&c->fd, -1);
+
+    mp_connection_free(c);
+    return fd;
+}
+
+mp_connection *mp_connection_keep(mp_connection *c)
+{
+    if (c)
+        mp__handle_keep(&c->handle);
+    return c;
+}
+
+int mp_pipe_create(const mp_pipe_options *options)
+{
+    mp_connection *left = NULL, *right = NULL;
+    int fds[2] = { -1, -1 };
+    int r;
+
+    if (!options->a || !options->b)
+        return mp__fail(MP_EINVAL, "mp_pipe needs two places for its ends");
+    r = options->oneway ? mp__socket_pipe(fds) : mp__socket_pair(fds);
+    if (r == 0)
+        r = adopt(&fds[0], true, !options->oneway, !options->oneway, &left);
+    if (r == 0)
+        r = adopt(&fds[1], !options->oneway, true, !options->oneway, &right);
+    if (r == 0) {
+        *options->a = left;
+        *options->b = right;
+        left = right = NULL; /* the caller's now */
+    }
+    mp_connection_free(left);
+    mp_connection_free(right);
+    mp__fd_close_all(fds, 2);
+    return r;
+}
+
+/* ---- state ---- */
+
+static int closed_error(const mp_connection *c)
+{
+    return mp__fail(MP_ECLOSED, c->lost ? "this connection is closed in a child process that it "
+                                          "was not passed to; pass it in the child's arguments"
+                                        : "this connection is closed");
+}
+
+int mp_connection_fileno(const mp_connection *c)
+{
+    int fd = c ? atomic_load_explicit(&c->fd, memory_order_relaxed) : -1;
+
+    if (!c)
+        return mp__fail(MP_EINVAL, "no connection: NULL");
+    return fd < 0 ? closed_error(c) : fd;
+}
+
+bool mp_connection_closed(const mp_connection *c)
+{
+    return atomic_load(&c->fd) < 0;
+}
+
+bool mp_connection_readable(const mp_connection *c)
+{
+    return c->readable;
+}
+
+bool mp_connection_writable(const mp_connection *c)
+{
+    return c->writable;
+}
+
+static int readable_fd(const mp_connection *c)
+{
+    int fd = mp_connection_fileno(c);
+
+    if (fd >= 0 && !c->readable)
+        return mp__fail(MP_EDIRECTION, "this end of a one-way pipe only sends");
+    return fd;
+}
+
+static int writable_fd(const mp_connection *c)
+{
+    int fd = mp_connection_fileno(c);
+
+    if (fd >= 0 && !c->writable)
+        return mp__fail(MP_EDIRECTION, "this end of a one-way pipe only receives");
+    return fd;
+}
+
+/* ---- sending ---- */
+
+static size_t put_header(uint8_t header[12], uint64_t length)
+{
+    size_t size = length > SHORT_MAX ? 12 : 4;
+
+    memset(header, 0xff, 4);
+    for (size_t i = size == 12 ? 4 : 0; i < size; i++)
+        header[i] = (uint8_t)(length >> 8 * (size - 1 - i));
+    return size;
+}
+
+/* With the writing lock held. */
+static int send_frame(mp_connection *c, int fd, const void *data, size_t size,
+    const mp__parcel *parcel)
+{
+    uint8_t header[12];
+    struct iovec parts[2] = { { header, put_header(header, size) }, { (void *)data, size } };
+    int r = mp__fd_interruptible() ? mp__fd_wait(fd, POLLOUT, MP__NEVER) : 0;
+
+    if (r < 0)
+        return r;
+    if (parcel->count && !c->is_socket)
+        return mp__fail(MP_EHANDLE, "handles travel through sockets only; make the pipe with both "
+                                    "directions");
+    return c->is_socket ? mp__fd_send(fd, parts, 2, parcel->fds, parcel->count)
+                        : mp__fd_write(fd, parts, 2);
+}
+
+int mp__connection_send_packed(mp_connection *c, const void *data, size_t size,
+    const mp__parcel *parcel)
+{
+    int r = writable_fd(c);
+
+    if (r < 0)
+        return r;
+    (void)pthread_mutex_lock(&c->writing);
+    r = send_frame(c, r, data, size, parcel);
+    (void)pthread_mutex_unlock(&c->writing);
+    return r;
+}
+
+int mp__connection_send(mp_connection *c, msgpack_object value)
+{
+    mp__parcel parcel;
+    int fd = writable_fd(c);
+    int r;
+
+    if (fd < 0)
+        return fd;
+    parcel.count = 0;
+    (void)pthread_mutex_lock(&c->writing);
+    r = mp__value_pack(value, &c->packed, &parcel);
+    if (r == 0)
+        r = send_frame(c, fd, c->packed.data, c->packed.size, &parcel);
+    mp__buffer_reset(&c->packed, KEEP_MAX);
+    (void)pthread_mutex_unlock(&c->writing);
+    return r;
+}
+
+int mp_connection_send_bytes(mp_connection *c, const void *data, size_t size)
+{
+    static const mp__parcel none; /* no descriptors */
+
+    if (!data && size)
+        return mp__fail(MP_EINVAL, "bytes at NULL");
+    return mp__connection_send_packed(c, data, size, &none);
+}
+
+/* ---- receiving, with the reading lock held ---- */
+
+static ssize_t read_some(mp_connection *c, int fd, void *data, size_t size)
+{
+    return c->is_socket ? mp__fd_receive(fd, data, size, c->parcel.fds, &c->parcel.count)
+                        : mp__fd_read(fd, data, size);
+}
+
+/* size bytes, or MP_ETRUNCATED. A failure in the middle of a message breaks the stream for good. */
+static int read_rest(mp_connection *c, int fd, void *data, size_t size)
+{
+    while (size) {
+        ssize_t n = read_some(c, fd, data, size);
+
+        if (n <= 0)
+            return c->broken = n < 0 ? (int)n
+                                     : mp__fail(MP_ETRUNCATED, "the stream ended inside a message");
+        data = (char *)data + n;
+        size -= (size_t)n;
+    }
+    return 0;
+}
+
+static bool other_cpus(void)
+{
+    static atomic_int known;
+
+    if (!atomic_load_explicit(&known, memory_order_relaxed))
+        atomic_store(&known, mp__cpu_count());
+    return atomic_load_explicit(&known, memory_order_relaxed) > 1;
+}
+
+/*
+ * A short look before going to sleep: an answer that comes at once then costs
+ * no wake-up. Where it does not help it is done ever less often.
+ */
+static void spin(mp_connection *c, int fd)
+{
+    struct pollfd one = { .fd = fd, .events = POLLIN };
+    int64_t end;
+
+    if (c->skips) {
+        c->skips--;
+        return;
+    }
+    if (!other_cpus())
+        return;
+    end = mp__clock_now() + SPIN_NS;
+    do {
+        if (poll(&one, 1, 0) != 0) {
+            c->misses = 0;
+            return;
+        }
+    } while (mp__clock_now() < end);
+    if (c->misses < SPIN_MISSES_MAX)
+        c->misses++;
+    c->skips = 1u << c->misses;
+}
+
+static int read_header(mp_connection *c, int fd)
+{
+    uint8_t header[8];
+    uint64_t length = 0;
+    ssize_t n;
+    int r;
+
+    if (mp__fd_interruptible()) {
+        r = mp__fd_wait(fd, POLLIN, MP__NEVER);
+        if (r < 0)
+            return r;
+    } else {
+        spin(c, fd);
+    }
+    n = read_some(c, fd, header, 4);
+    if (n < 0)
+        return (int)n;
+    if (n == 0)
+        return mp__fail(MP_EEOF, "no more messages: all other ends of this connection are closed");
+    r = read_rest(c, fd, header + n, (size_t)(4 - n));
+    if (r < 0)
+        return r;
+    for (int i = 0; i < 4; i++)
+        length = length << 8 | header[i];
+    if (length == LONG_FORM) {
+        r = read_rest(c, fd, header, 8);
+        for (int i = 0; i < 8; i++)
+            length = length << 8 | header[i];
+    } else if (length > SHORT_MAX) {
+        r = c->broken = mp__fail(MP_EPROTOCOL, "a message of negative length arrived: the peer "
+                                               "does not speak this protocol, or its memory is "
+                                               "damaged");
+    }
+    if (r < 0)
+        return r;
+    c->length = length;
+    c->has_length = true;
+    return 0;
+}
+
+/* Knows the length of the next message, at most maxlength; a longer one stays pending. */
+static int await(mp_connection *c, int fd, uint64_t maxlength)
+{
+    int r = 0;
+
+    if (c->broken)
+        return mp__fail(c->broken, "this connection broke before: %s", mp_strerror(c->broken));
+    if (!c->has_length)
+        r = read_header(c, fd);
+    if (r == 0 && c->length > mp__limit_message())
+        r = mp__fail(MP_ETOOLONG, "a message of %llu bytes arrived; mp_set_limits allows %llu",
+            (unsigned long long)c->length, (unsigned long long)mp__limit_message());
+    if (r == 0 && c->length > maxlength)
+        r = mp__fail(MP_ETOOLONG, "a message of %llu bytes arrived, longer than %llu",
+            (unsigned long long)c->length, (unsigned long long)maxlength);
+    return r;
+}
+
+/* The bytes of the pending message. Memory grows as they come, not as they are announced. */
+static int read_body(mp_connection *c, int fd, mp__buffer *bytes)
+{
+    size_t length = (size_t)c->length, step;
+    int r;
+
+    for (bytes->size = 0; bytes->size < length; bytes->size += step) {
+        size_t room = bytes->capacity ? bytes->capacity - 1 : 0; /* one byte is spare, for a NUL */
+
+        if (bytes->size == room || room < FIRST_STEP) {
+            size_t wanted = room < FIRST_STEP ? FIRST_STEP : room > SIZE_MAX / 4 ? length : 2 * room;
+
+            r = mp__buffer_reserve(bytes, (wanted < length ? wanted : length) + 1);
+            if (r < 0)
+                return c->broken = r;
+            room = bytes->capacity - 1;
+        }
+        step = (room < length ? room : length) - bytes->size;
+        r = read_rest(c, fd, bytes->data + bytes->size, step);
+        if (r < 0)
+            return r;
+    }
+    c->has_length = false;
+    return length ? 0 : mp__buffer_reserve(bytes, 1);
+}
+
+static int receive(mp_connection *c, mp_message *message, uint64_t maxlength)
+{
+    mp__message *own = mp__message_own(message);
+    int fd = readable_fd(c);
+    int r;
+
+    if (fd < 0 || !own)
+        return fd < 0 ? fd : MP_ENOMEM;
+    (void)pthread_mutex_lock(&c->reading);
+    r = await(c, fd, maxlength);
+    if (r == 0) {
+        mp__message_reset(message);
+        r = read_body(c, fd, &own->bytes);
+        own->parcel = c->parcel;
+        c->parcel.count = 0;
+    }
+    (void)pthread_mutex_unlock(&c->reading);
+    return r;
+}
+
+/* ---- receiving ---- */
+
+int mp_connection_recv(mp_connection *c, mp_message *message)
+{
+    int r;
+
+    if (!message)
+        return mp__fail(MP_EINVAL, "mp_connection_recv needs a message to receive into");
+    r = receive(c, message, UINT64_MAX);
+    return r < 0 ? r : mp__value_decode(message);
+}
+
+int mp_connection_recv_bytes(mp_connection *c, mp_message *message, size_t maxlength)
+{
+    int r;
+
+    if (!message)
+        return mp__fail(MP_EINVAL, "mp_connection_recv_bytes needs a message to receive into");
+    r = receive(c, message, maxlength);
+    if (r < 0)
+        return r;
+    mp__parcel_close(&message->own->parcel);
+    message->data = message->own->bytes.data;
+    message->size = message->own->bytes.size;
+    return 0;
+}
+
+int mp_connection_recv_bytes_into(mp_connection *c, void *buffer, size_t capacity, size_t *size)
+{
+    int fd = readable_fd(c);
+    int r;
+
+    if (fd < 0)
+        return fd;
+    if (!size || (!buffer && capacity))
+        return mp__fail(MP_EINVAL, "mp_connection_recv_bytes_into needs a buffer and a size");
+    (void)pthread_mutex_lock(&c->reading);
+    r = await(c, fd, UINT64_MAX);
+    if (r == 0 && c->length > capacity) {
+        *size = (size_t)c->length;
+        r = mp__fail(MP_ETOOSHORT, "the message has %zu bytes, the buffer %zu; it is still pending",
+            *size, capacity);
+    } else if (r == 0) {
+        r = read_rest(c, fd, buffer, (size_t)c->length);
+        c->has_length = false;
+        mp__parcel_close(&c->parcel);
+        if (r == 0)
+            *size = (size_t)c->length;
+    }
+    (void)pthread_mutex_unlock(&c->reading);
+    return r;
+}
+
+int mp_connection_poll(mp_connection *c, double timeout)
+{
+    int fd = readable_fd(c);
+
+    if (fd < 0 || c->has_length)
+        return fd < 0 ? fd : 1;
+    return mp__fd_wait(fd, POLLIN, mp__clock_deadline(timeout));
+}
+
+/* ---- waiting for several ---- */
+
+mp_wait_item mp__wait_connection(const mp_connection *connection)
+{
+    return (mp_wait_item){ .connection = connection, .fd = -1 };
+}
+
+mp_wait_item mp__wait_fd(int fd)
+{
+    return (mp_wait_item){ .fd = fd };
+}
+
+/* Fills in what to poll; pending counts those that are ready without. */
+static int prepare(mp_wait_item *items, size_t count, struct pollfd *fds, int *pending)
+{
+    for (size_t i = 0; i < count; i++) {
+        const mp_connection *c = items[i].connection;
+        int fd = c ? readable_fd(c) : items[i].fd;
+
+        items[i].ready = false;
+        if (fd < 0)
+            return c || fd < -1 ? fd : mp__fail(MP_EBADF, "item %zu of mp_wait is -1", i);
+        *pending += c && c->has_length;
+        fds[i] = (struct pollfd){ .fd = fd, .events = POLLIN };
+    }
+    return 0;
+}
+
+static int collect(mp_wait_item *items, size_t count, const struct pollfd *fds)
+{
+    int ready = 0;
+
+    for (size_t i = 0; i < count; i++) {
+        if (fds[i].revents & POLLNVAL)
+            return mp__fail(MP_EBADF, "item %zu of mp_wait: descriptor %d is not open", i,
+                fds[i].fd);
+        items[i].ready = fds[i].revents || (items[i].connection && items[i].connection->has_length);
+        ready += items[i].ready;
+    }
+    return ready;
+}
+
+int mp_wait(mp_wait_item *items, size_t count, double timeout)
+{
+    struct pollfd few[33];
+    struct pollfd *fds = few;
+    int64_t deadline = mp__clock_deadline(timeout);
+    int pending = 0;
+    int r;
+
+    if (!count && deadline == MP__NEVER)
+        return mp__fail(MP_EINVAL, "mp_wait for nothing would never end");
+    if (count >= sizeof(few) / sizeof(*few))
+        fds = malloc((count + 1) * sizeof(*fds));
+    if (!fds)
+        return mp__fail(MP_ENOMEM, "out of memory for mp_wait");
+    r = prepare(items, count, fds, &pending);
+    if (r == 0)
+        r = mp__fd_poll(fds, count, pending ? 0 : deadline);
+    if (r >= 0)
+        r = collect(items, count, fds);
+    if (fds != few)
+        free(fds);
+    return r;
+}
+
+/* ---- travelling ---- */
+
+enum { READABLE = 1, WRITABLE = 2, SOCKET = 4 };
+
+static int reduce(const void *object, mp__reduced *reduced)
+{
+    const mp_connection *c = object;
+    int fd = mp_connection_fileno(c);
+
+    if (fd < 0)
+        return fd;
+    if (c->has_length || c->broken)
+        return mp__fail(MP_EHANDLE, "a connection with a message half received cannot travel");
+    reduced->state[0] = (uint8_t)((c->readable ? READABLE : 0) | (c->writable ? WRITABLE : 0) |
+                                  (c->is_socket ? SOCKET : 0));
+    reduced->size = 1;
+    reduced->fds[0] = fd;
+    reduced->count = 1;
+    return 0;
+}
+
+static int rebuild(const uint8_t *state, size_t size, int *fds, size_t count, void **object)
+{
+    mp_connection *c = NULL;
+    int r;
+
+    if (size != 1 || count != 1 || fds[0] < 0)
+        return mp__fail(MP_EPROTOCOL, "malformed connection in a message");
+    r = adopt(&fds[0], state[0] & READABLE, state[0] & WRITABLE, state[0] & SOCKET, &c);
+    *object = c;
+    return r;
+}
+
+static void release(void *object)
+{
+    mp_connection_free(object);
+}
+
+const mp__kind mp__connection_kind = { "a connection", 1, reduce, rebuild, release };

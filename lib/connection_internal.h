@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * connection_internal.h - connections for the library's own channels.
+ */
+#ifndef MP__CONNECTION_INTERNAL_H
+#define MP__CONNECTION_INTERNAL_H
+
+#include <multiprocessing/connection.h>
+
+#include "value_internal.h"
+
+/* A connection over an end of mp__socket_pair. Takes *fd on success. */
+int mp__connection_adopt_socket(int *fd, mp_connection **connection);
+
+/* Sends a packed value and its descriptors as one message. */
+int mp__connection_send_packed(mp_connection *connection, const void *data, size_t size,
+    const mp__parcel *parcel);
+
+/* Takes the descriptor out of a connection and frees that. */
+int mp__connection_detach(mp_connection *connection);
+
+#endif

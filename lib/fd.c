@@ -1,0 +1,344 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * fd.c - descriptors: every loop on EINTR, EAGAIN and short counts stands here.
+ * What the bytes mean is not its business.
+ */
+#include "fd_internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "clock_internal.h"
+#include "error_internal.h"
+
+#define CALL_MAX ((size_t)0x3ffff000) /* bytes in one part of one call: some systems refuse 2 GiB */
+
+static int interrupt_pipe[2] = { -1, -1 };
+static atomic_int interrupt_writer = -1; /* what the signal handler may use */
+
+void mp__fd_close(int fd)
+{
+    int saved = errno;
+
+    if (fd >= 0)
+        (void)close(fd); /* the descriptor is gone whatever it says */
+    errno = saved;
+}
+
+void mp__fd_close_all(const int *fds, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        mp__fd_close(fds[i]);
+}
+
+void mp__fd_drop(int *fd)
+{
+    int old = *fd;
+
+    *fd = -1;
+    mp__fd_close(old);
+}
+
+int mp__fd_duplicate(int fd)
+{
+    int copy = fcntl(fd, F_DUPFD_CLOEXEC, MP__FD_LOW);
+
+    return copy < 0 ? mp__fail_errno("cannot duplicate a descriptor") : copy;
+}
+
+int mp__fd_raise(int *fd)
+{
+    int copy;
+
+    if (*fd >= MP__FD_LOW)
+        return fcntl(*fd, F_SETFD, FD_CLOEXEC) < 0 ? mp__fail_errno("descriptor") : 0;
+    copy = mp__fd_duplicate(*fd);
+    if (copy < 0)
+        return copy;
+    mp__fd_close(*fd);
+    *fd = copy;
+    return 0;
+}
+
+int mp_allow_interrupt(void)
+{
+    int fds[2] = { -1, -1 };
+    int r = 0;
+
+    if (interrupt_pipe[0] >= 0)
+        return 0;
+    if (pipe(fds) < 0)
+        return mp__fail_errno("cannot make a pipe for mp_interrupt");
+    for (int i = 0; i < 2 && r == 0; i++) {
+        r = mp__fd_raise(&fds[i]);
+        if (r == 0 && fcntl(fds[i], F_SETFL, O_NONBLOCK) < 0)
+            r = mp__fail_errno("pipe for mp_interrupt");
+    }
+    if (r < 0) {
+        mp__fd_close_all(fds, 2);
+        return r;
+    }
+    interrupt_pipe[0] = fds[0];
+    interrupt_pipe[1] = fds[1];
+    atomic_store(&interrupt_writer, fds[1]);
+    return 0;
+}
+
+void mp_interrupt(void)
+{
+    int saved = errno;
+    int fd = atomic_load(&interrupt_writer);
+
+    if (fd >= 0 && write(fd, "", 1) < 0)
+        errno = saved; /* full: an interrupt is pending already */
+    errno = saved;
+}
+
+bool mp__fd_interruptible(void)
+{
+    return atomic_load_explicit(&interrupt_writer, memory_order_relaxed) >= 0;
+}
+
+void mp__fd_after_fork(void)
+{
+    atomic_store(&interrupt_writer, -1);
+    mp__fd_drop(&interrupt_pipe[0]);
+    mp__fd_drop(&interrupt_pipe[1]);
+}
+
+/* Takes one interrupt, if one is pending and no other thread is faster. */
+static bool interrupted(void)
+{
+    char byte;
+
+    return read(interrupt_pipe[0], &byte, 1) == 1;
+}
+
+int mp__fd_poll(struct pollfd *fds, size_t count, int64_t deadline)
+{
+    struct timespec left;
+    bool watch = mp__fd_interruptible();
+    int n;
+
+    fds[count] = (struct pollfd){ .fd = interrupt_pipe[0], .events = POLLIN };
+    for (;;) {
+        n = ppoll(fds, (nfds_t)(count + watch), mp__clock_left(deadline, &left), NULL);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return mp__fail_errno("poll");
+        if (!watch || !fds[count].revents)
+            return n;
+        if (n == 1 && interrupted())
+            return mp__fail(MP_EINTR, "a signal handler called mp_interrupt");
+        if (n > 1)
+            return n - 1; /* what is ready comes first; the interrupt stays pending */
+    }
+}
+
+int mp__fd_wait(int fd, short events, int64_t deadline)
+{
+    struct pollfd fds[2] = { { .fd = fd, .events = events } };
+    int n = mp__fd_poll(fds, 1, deadline);
+
+    if (n > 0 && fds[0].revents & POLLNVAL)
+        return mp__fail(MP_EBADF, "descriptor %d is not open", fd);
+    return n;
+}
+
+/* Whether a call that failed may be tried again; waits if it would have blocked. */
+static bool again(int fd, short events)
+{
+    struct pollfd one = { .fd = fd, .events = events };
+
+    if (errno == EINTR)
+        return true;
+    if (errno != EAGAIN && errno != EWOULDBLOCK)
+        return false;
+    while (poll(&one, 1, -1) < 0)
+        if (errno != EINTR)
+            return false;
+    return true;
+}
+
+ssize_t mp__fd_read(int fd, void *data, size_t size)
+{
+    ssize_t n;
+
+    if (size > CALL_MAX)
+        size = CALL_MAX;
+    do
+        n = read(fd, data, size);
+    while (n < 0 && again(fd, POLLIN));
+    return n < 0 ? mp__fail_errno("read") : n;
+}
+
+/* Descriptors of the control data, appended to fds. -1 if the kernel had to drop some. */
+static int take_descriptors(struct msghdr *message, int *fds, size_t *count)
+{
+    int r = message->msg_flags & MSG_CTRUNC ? -1 : 0;
+
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(message); c; c = CMSG_NXTHDR(message, c)) {
+        if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
+            continue;
+        for (size_t i = 0; i < (c->cmsg_len - CMSG_LEN(0)) / sizeof(int); i++) {
+            int fd;
+
+            memcpy(&fd, CMSG_DATA(c) + i * sizeof(int), sizeof(fd));
+            (void)fcntl(fd, F_SETFD, FD_CLOEXEC); /* a fresh descriptor: cannot fail */
+            if (*count < MP__FDS_MAX && mp__fd_raise(&fd) == 0) {
+                fds[(*count)++] = fd;
+            } else {
+                mp__fd_close(fd);
+                r = -1;
+            }
+        }
+    }
+    return r;
+}
+
+#ifndef MSG_CMSG_CLOEXEC
+#define MSG_CMSG_CLOEXEC 0
+#endif
+
+ssize_t mp__fd_receive(int fd, void *data, size_t size, int *fds, size_t *count)
+{
+    union {
+        struct cmsghdr header;
+        char bytes[CMSG_SPACE(sizeof(int) * MP__FDS_MAX)];
+    } control;
+    struct iovec part = { .iov_base = data, .iov_len = size > CALL_MAX ? CALL_MAX : size };
+    struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1 };
+    ssize_t n;
+
+    do {
+        message.msg_control = control.bytes;
+        message.msg_controllen = sizeof(control.bytes);
+        n = recvmsg(fd, &message, MSG_CMSG_CLOEXEC);
+    } while (n < 0 && again(fd, POLLIN));
+    if (n < 0)
+        return mp__fail_errno("recvmsg");
+    if (message.msg_controllen && take_descriptors(&message, fds, count) < 0)
+        return mp__fail(MP_EMFILE, "descriptors that came with a message were lost: this process "
+                                   "may not open more (ulimit -n)");
+    return n;
+}
+
+/* Takes n bytes off the front of the vector. */
+static void advance(struct iovec **vector, int *parts, size_t n)
+{
+    while (*parts && n >= (*vector)->iov_len) {
+        n -= (*vector)->iov_len;
+        (*vector)++;
+        (*parts)--;
+    }
+    if (*parts) {
+        (*vector)->iov_base = (char *)(*vector)->iov_base + n;
+        (*vector)->iov_len -= n;
+    }
+}
+
+/* One call's worth of the vector: at most two parts, none above CALL_MAX. */
+static int slice(const struct iovec *vector, int parts, struct iovec out[2])
+{
+    int n = parts > 1 && vector[0].iov_len <= CALL_MAX ? 2 : 1;
+
+    for (int i = 0; i < n; i++) {
+        out[i] = vector[i];
+        if (out[i].iov_len > CALL_MAX)
+            out[i].iov_len = CALL_MAX;
+    }
+    return n;
+}
+
+/* Blocks SIGPIPE in this thread; a write to a pipe has no flag against it. */
+static bool hold_sigpipe(sigset_t *old)
+{
+    sigset_t pipe_only;
+
+    sigemptyset(&pipe_only);
+    sigaddset(&pipe_only, SIGPIPE);
+    return pthread_sigmask(SIG_BLOCK, &pipe_only, old) == 0 && !sigismember(old, SIGPIPE);
+}
+
+/* Undoes it; takes away the signal our own write raised. */
+static void release_sigpipe(const sigset_t *old, bool raised)
+{
+    sigset_t pipe_only;
+    struct timespec now = { 0, 0 };
+
+    sigemptyset(&pipe_only);
+    sigaddset(&pipe_only, SIGPIPE);
+    while (raised && sigtimedwait(&pipe_only, NULL, &now) < 0 && errno == EINTR)
+        ;
+    (void)pthread_sigmask(SIG_SETMASK, old, NULL); /* a mask we got from it */
+}
+
+int mp__fd_write(int fd, struct iovec *vector, int parts)
+{
+    struct iovec some[2];
+    sigset_t old;
+    bool held = hold_sigpipe(&old);
+    ssize_t n = 0;
+    int r = 0;
+
+    for (advance(&vector, &parts, 0); parts; advance(&vector, &parts, (size_t)n)) {
+        do
+            n = writev(fd, some, slice(vector, parts, some));
+        while (n < 0 && again(fd, POLLOUT));
+        if (n < 0) {
+            r = mp__fail_errno("write");
+            break;
+        }
+    }
+    if (held)
+        release_sigpipe(&old, r == -EPIPE);
+    return r;
+}
+
+static void attach(struct msghdr *message, void *control, const int *fds, size_t count)
+{
+    struct cmsghdr *c = control;
+
+    message->msg_control = control;
+    message->msg_controllen = CMSG_SPACE(sizeof(int) * count);
+    memset(control, 0, message->msg_controllen);
+    c->cmsg_level = SOL_SOCKET;
+    c->cmsg_type = SCM_RIGHTS;
+    c->cmsg_len = CMSG_LEN(sizeof(int) * count);
+    memcpy(CMSG_DATA(c), fds, sizeof(int) * count);
+}
+
+int mp__fd_send(int fd, struct iovec *vector, int parts, const int *fds, size_t count)
+{
+    union {
+        struct cmsghdr header;
+        char bytes[CMSG_SPACE(sizeof(int) * MP__FDS_MAX)];
+    } control;
+    struct iovec some[2];
+    struct msghdr message = { .msg_iov = some };
+    ssize_t n = 0;
+
+    if (count > MP__FDS_MAX)
+        return mp__fail(MP_ETOOLONG, "%zu descriptors in one message; at most %d can travel", count,
+            MP__FDS_MAX);
+    if (count)
+        attach(&message, &control, fds, count);
+    for (advance(&vector, &parts, 0); parts; advance(&vector, &parts, (size_t)n)) {
+        message.msg_iovlen = (size_t)slice(vector, parts, some);
+        do
+            n = sendmsg(fd, &message, MSG_NOSIGNAL);
+        while (n < 0 && again(fd, POLLOUT));
+        if (n < 0)
+            return mp__fail_errno("send");
+        message.msg_control = NULL;
+        message.msg_controllen = 0;
+    }
+    return 0;
+}

@@ -1,0 +1,316 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * forkserver.c - the server: a small single-threaded process that keeps one
+ * child forked ahead, the spare. The spare itself reads the next request,
+ * answers it, tells the server that it is taken and becomes the child; so
+ * nothing but the request stands between start and the child's first line.
+ *
+ * The server forks spares, reaps, and writes exit codes into the status pipe.
+ * It ends when its owner's end of the channel closes.
+ */
+#include "forkserver_internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <multiprocessing/context.h>
+#include <multiprocessing/log.h>
+
+#include "error_internal.h"
+#include "fd_internal.h"
+#include "log_internal.h"
+#include "pid_internal.h"
+#include "socket_internal.h"
+
+struct child_entry {
+    pid_t pid;
+    uint64_t serial;
+};
+
+static struct server {
+    mp_connection *channel; /* to the owner; the spare reads it */
+    int report;             /* the status pipe, non-blocking */
+    int taken[2];           /* a byte for each spare that was taken */
+    int alive[2];           /* ends when the server ends; the spare watches it */
+    pid_t spare;
+    uint64_t serial; /* of the spare */
+    struct child_entry *children;
+    size_t count, capacity;
+    mp__buffer unsent; /* statuses the pipe had no room for */
+} server;
+
+/* ---- the spare ---- */
+
+/* Waits for a request; without a server there is no reason to. */
+static void wait_for_request(void)
+{
+    struct pollfd fds[3] = {
+        { .fd = mp_connection_fileno(server.channel), .events = POLLIN },
+        { .fd = server.alive[0], .events = POLLIN },
+    };
+
+    if (mp__fd_poll(fds, 2, INT64_MAX) < 0 || !fds[0].revents)
+        _exit(0);
+}
+
+/* Tells the owner who took the request, or a negative code: nobody. */
+static int answer(long pid)
+{
+    mp__parcel parcel = { .count = 0 };
+    mp__buffer bytes = { 0 };
+    int self = pid > 0 && mp__pid_has_descriptors() ? mp__pid_open((pid_t)pid) : -1;
+    int r = mp__value_pack(mp_list(pid, server.serial), &bytes, &parcel);
+
+    if (self >= 0)
+        parcel.fds[parcel.count++] = self;
+    if (r == 0)
+        r = mp__connection_send_packed(server.channel, bytes.data, bytes.size, &parcel);
+    mp__buffer_done(&bytes);
+    mp__fd_close(self);
+    return r;
+}
+
+static void leave_server(mp__child *child)
+{
+    child->report = server.report;
+    child->serial = server.serial;
+    mp_connection_free(server.channel);
+    mp__fd_close_all(server.taken, 2);
+    mp__fd_close(server.alive[0]);
+    free(server.children);
+    mp__buffer_done(&server.unsent);
+    memset(&server, 0, sizeof(server));
+}
+
+/*
+ * Returns in the child. A request that was begun and cannot be read leaves the
+ * channel in the middle of a message: the server hears of it by the exit code
+ * and gives up.
+ */
+static void be_spare(mp__child *child)
+{
+    mp__server_orders orders;
+    int r;
+
+    mp__fd_drop(&server.alive[1]);
+    wait_for_request();
+    r = mp__bootstrap_receive(server.channel, child, &orders);
+    if (!child->told)
+        _exit(r == MP_EEOF ? 0 : 1);
+    if (answer((long)getpid()) < 0 || write(server.taken[1], "", 1) != 1)
+        _exit(1);
+    leave_server(child);
+    mp__bootstrap_clean();
+    if (r < 0) {
+        mp__log_last_words("cannot begin: %s", mp_last_error()->text);
+        mp__forkserver_report(child, 1);
+        _exit(1);
+    }
+}
+
+void mp__forkserver_report(const mp__child *child, int exitcode)
+{
+    mp__status status = { child->serial, exitcode & 0xff, 0 };
+
+    if (child->report >= 0 && write(child->report, &status, sizeof(status)) < 0)
+        return; /* the server will tell, later */
+}
+
+/* ---- the server ---- */
+
+static int remember(pid_t pid, uint64_t serial)
+{
+    if (server.count == server.capacity) {
+        size_t capacity = server.capacity ? 2 * server.capacity : 64;
+        struct child_entry *more = realloc(server.children, capacity * sizeof(*more));
+
+        if (!more)
+            return mp__fail(MP_ENOMEM, "out of memory in the fork server");
+        server.children = more;
+        server.capacity = capacity;
+    }
+    server.children[server.count++] = (struct child_entry){ pid, serial };
+    return 0;
+}
+
+/* The serial of a child that has ended, which is forgotten; 0 for one of somebody else. */
+static uint64_t forget(pid_t pid)
+{
+    for (size_t i = 0; i < server.count; i++) {
+        uint64_t serial = server.children[i].serial;
+
+        if (server.children[i].pid != pid)
+            continue;
+        server.children[i] = server.children[--server.count];
+        return serial;
+    }
+    return 0;
+}
+
+static void flush_statuses(void)
+{
+    size_t size = server.unsent.size, done = 0;
+
+    /* Whole records: a pipe takes up to PIPE_BUF bytes at once or not at all. */
+    while (done < size &&
+           write(server.report, server.unsent.data + done, sizeof(mp__status)) > 0)
+        done += sizeof(mp__status);
+    if (done)
+        memmove(server.unsent.data, server.unsent.data + done, size - done);
+    server.unsent.size = size - done;
+}
+
+static void put_status(uint64_t serial, int status)
+{
+    mp__status record = { serial,
+        WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status), 0 };
+
+    if (mp__buffer_append(&server.unsent, &record, sizeof(record)) < 0)
+        mp__log_last_words("fork server: an exit code is lost: out of memory");
+    flush_statuses();
+}
+
+static int fork_error;
+
+/* Forks the next spare. True in the child that a spare became. */
+static bool fork_spare(mp__child *child)
+{
+    server.serial++;
+    server.spare = fork();
+    if (server.spare < 0) { /* tried again at the next event or in a moment */
+        fork_error = -errno;
+        server.spare = 0;
+    }
+    else if (server.spare == 0) {
+        be_spare(child);
+        return true;
+    }
+    return false;
+}
+
+/* Without a spare the server itself answers: no. */
+static void refuse(void)
+{
+    mp__child nobody = { .report = -1 };
+    mp__server_orders orders;
+
+    (void)mp__bootstrap_receive(server.channel, &nobody, &orders);
+    if (!nobody.told || answer(fork_error) < 0)
+        _exit(1);
+    mp_message_clear(&nobody.request);
+    mp_message_clear(&nobody.call.arguments);
+    mp__fd_close(nobody.lifeline);
+    mp__fd_close(nobody.life);
+    mp__fd_close(nobody.parent_fd);
+}
+
+static void note_taken(void)
+{
+    char byte;
+
+    if (!server.spare || read(server.taken[0], &byte, 1) != 1)
+        return;
+    if (remember(server.spare, server.serial) < 0)
+        mp__bootstrap_fail();
+    server.spare = 0;
+}
+
+static void reap(void)
+{
+    int status;
+    pid_t pid;
+
+    while ((pid = waitpid(-1, &status, WNOHANG)) > 0) { /* all children here are ours */
+        uint64_t serial;
+
+        note_taken();
+        if (pid == server.spare)
+            _exit(WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : 1); /* the channel is no use */
+        serial = forget(pid);
+        if (serial)
+            put_status(serial, status);
+    }
+}
+
+static void wake_up(int sig)
+{
+    (void)sig; /* ends ppoll */
+}
+
+static void prepare_signals(void)
+{
+    struct sigaction ignore = { .sa_handler = SIG_IGN }, notice = { .sa_handler = wake_up };
+    sigset_t child;
+
+    sigemptyset(&child);
+    sigaddset(&child, SIGCHLD);
+    (void)sigaction(SIGINT, &ignore, NULL); /* Ctrl-C is for the owner and its children */
+    (void)sigaction(SIGPIPE, &ignore, NULL);
+    (void)sigaction(SIGCHLD, &notice, NULL);
+    (void)sigprocmask(SIG_BLOCK, &child, NULL); /* but while it waits */
+}
+
+/* Waits for something to do; ends the server with its owner. */
+static void wait_for_events(void)
+{
+    struct pollfd fds[3] = {
+        { .fd = mp_connection_fileno(server.channel), .events = server.spare ? 0 : POLLIN },
+        { .fd = server.taken[0], .events = POLLIN },
+        { .fd = server.unsent.size ? server.report : -1, .events = POLLOUT },
+    };
+    struct timespec moment = { 0, 20000000 }; /* until a fork that failed is tried again */
+    sigset_t none;
+
+    sigemptyset(&none);
+    if (ppoll(fds, 3, server.spare ? NULL : &moment, &none) < 0 && errno != EINTR)
+        _exit(1);
+    if (fds[0].revents & (POLLHUP | POLLERR | POLLNVAL))
+        _exit(0);
+    if (fds[0].revents & POLLIN)
+        refuse();
+    if (fds[1].revents)
+        note_taken();
+    if (fds[2].revents)
+        flush_statuses();
+}
+
+static void preload(const mp__server_orders *orders)
+{
+    if (orders->hook && orders->hook() != 0 && orders->on_error != MP_ON_ERROR_IGNORE) {
+        mp__log_last_words("the preload hook failed");
+        if (orders->on_error == MP_ON_ERROR_FAIL)
+            _exit(1);
+    }
+    (void)fflush(NULL); /* or every child would write it again */
+}
+
+static void open_server(mp_connection *channel, const mp__server_orders *orders)
+{
+    server.channel = channel;
+    server.report = orders->report;
+    mp__log_set_name("ForkServer");
+    if (mp__socket_pipe(server.taken) < 0 || mp__socket_pipe(server.alive) < 0)
+        mp__bootstrap_fail();
+    (void)fcntl(server.taken[0], F_SETFL, O_NONBLOCK);
+    (void)fcntl(server.report, F_SETFL, O_NONBLOCK);
+    preload(orders);
+    prepare_signals();
+}
+
+void mp__forkserver_serve(mp_connection *channel, const mp__server_orders *orders, mp__child *child)
+{
+    open_server(channel, orders);
+    for (;;) {
+        if (!server.spare && fork_spare(child))
+            return;
+        wait_for_events();
+        reap();
+    }
+}

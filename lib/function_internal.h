@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * function_internal.h - functions on their way to another process of the same
+ * program: which module, which offset, and the identity of the module.
+ */
+#ifndef MP__FUNCTION_INTERNAL_H
+#define MP__FUNCTION_INTERNAL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include <multiprocessing/value.h>
+
+#define MP__IDENTITY_MAX 64
+
+typedef struct mp__function {
+    char module[4096]; /* "" for the program itself */
+    uint64_t offset;   /* from where the module is loaded */
+    uint8_t identity[MP__IDENTITY_MAX];
+    size_t identity_size;
+} mp__function;
+
+/* 0, or MP_EFUNCTION for an address in no module's code. */
+int mp__function_describe(void (*function)(void), mp__function *description);
+
+/* Finds it here, loading the module if need be. 0, or MP_EFUNCTION with the reason. */
+int mp__function_find(const mp__function *description, void (**function)(void));
+
+#endif

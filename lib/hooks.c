@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * hooks.c - what happens at fork and at exit.
+ */
+#include "hooks_internal.h"
+
+#include <assert.h>
+#include <limits.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "error_internal.h"
+#include "fd_internal.h"
+
+#include <multiprocessing/process.h>
+
+#define FORK_HOOKS_MAX 8
+
+struct exit_hook {
+    struct exit_hook *next;
+    void (*function)(void *argument);
+    void *argument;
+    int priority;
+};
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static void (*fork_hooks[FORK_HOOKS_MAX])(bool ours);
+static size_t fork_hook_count;
+static struct exit_hook *exit_hooks; /* highest priority first, then newest */
+static _Thread_local bool forking;   /* this thread is in mp__hooks_fork */
+static pid_t self;
+
+void mp__lock(void)
+{
+    int e = pthread_mutex_lock(&lock);
+
+    assert(e == 0);
+    (void)e;
+}
+
+void mp__unlock(void)
+{
+    (void)pthread_mutex_unlock(&lock);
+}
+
+static void forget_exit_hooks(void)
+{
+    while (exit_hooks) {
+        struct exit_hook *next = exit_hooks->next;
+
+        free(exit_hooks);
+        exit_hooks = next;
+    }
+}
+
+static void in_child(void)
+{
+    bool ours = forking;
+
+    forking = false;
+    self = getpid();
+    mp__fd_after_fork();
+    forget_exit_hooks();
+    for (size_t i = 0; i < fork_hook_count; i++)
+        fork_hooks[i](ours);
+    mp__unlock();
+}
+
+static void install(void)
+{
+    self = getpid();
+    (void)pthread_atfork(mp__lock, mp__unlock, in_child); /* ENOMEM: only raw forks suffer */
+}
+
+static void install_once(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+    (void)pthread_once(&once, install);
+}
+
+void mp__hooks_after_fork(void (*function)(bool ours))
+{
+    install_once();
+    mp__lock();
+    for (size_t i = 0; i < fork_hook_count; i++)
+        if (fork_hooks[i] == function)
+            goto out;
+    assert(fork_hook_count < FORK_HOOKS_MAX);
+    fork_hooks[fork_hook_count++] = function;
+out:
+    mp__unlock();
+}
+
+pid_t mp__hooks_fork(void)
+{
+    pid_t pid;
+
+    install_once();
+    forking = true;
+    pid = fork();
+    forking = false;
+    return pid;
+}
+
+pid_t mp__hooks_pid(void)
+{
+    install_once();
+    return self;
+}
+
+int mp_atexit(void (*function)(void *argument), void *argument, int priority)
+{
+    struct exit_hook **at = &exit_hooks;
+    struct exit_hook *hook;
+
+    if (!function)
+        return mp__fail(MP_EINVAL, "mp_atexit needs a function");
+    hook = malloc(sizeof(*hook));
+    if (!hook)
+        return mp__fail(MP_ENOMEM, "out of memory for mp_atexit");
+    *hook = (struct exit_hook){ NULL, function, argument, priority };
+    mp__lock();
+    while (*at && (*at)->priority > priority)
+        at = &(*at)->next;
+    hook->next = *at;
+    *at = hook;
+    mp__unlock();
+    return 0;
+}
+
+/* The next hook of at least this priority, taken off the list: hooks may add hooks. */
+static struct exit_hook *take_hook(int priority)
+{
+    struct exit_hook *hook;
+
+    mp__lock();
+    hook = exit_hooks && exit_hooks->priority >= priority ? exit_hooks : NULL;
+    if (hook)
+        exit_hooks = hook->next;
+    mp__unlock();
+    return hook;
+}
+
+void mp__hooks_run_exit(int priority)
+{
+    struct exit_hook *hook;
+
+    while ((hook = take_hook(priority))) {
+        hook->function(hook->argument);
+        free(hook);
+    }
+}

@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * launch_linux.c - posix_spawn, which here does not copy the address space.
+ */
+#include "launch_internal.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "error_internal.h"
+
+static int prepare_descriptors(posix_spawn_file_actions_t *actions, int channel)
+{
+    int e = posix_spawn_file_actions_adddup2(actions, channel, MP__LAUNCH_FD);
+
+    if (!e)
+        e = posix_spawn_file_actions_addopen(actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+    if (!e)
+        e = posix_spawn_file_actions_addclosefrom_np(actions, MP__LAUNCH_FD + 1);
+    return e;
+}
+
+static int prepare_signals(posix_spawnattr_t *attributes)
+{
+    sigset_t all, none;
+    int e;
+
+    sigfillset(&all);
+    sigemptyset(&none);
+    e = posix_spawnattr_setsigdefault(attributes, &all);
+    if (!e)
+        e = posix_spawnattr_setsigmask(attributes, &none);
+    if (!e)
+        e = posix_spawnattr_setflags(attributes, POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK);
+    return e;
+}
+
+int mp__launch(const char *path, char *const argv[], char *const envp[], int channel, pid_t *pid)
+{
+    posix_spawn_file_actions_t actions;
+    posix_spawnattr_t attributes;
+    int e;
+
+    e = posix_spawn_file_actions_init(&actions);
+    if (e)
+        return mp__fail(-e, "cannot start %s: %s", path, strerror(e));
+    e = posix_spawnattr_init(&attributes);
+    if (!e) {
+        e = prepare_descriptors(&actions, channel);
+        if (!e)
+            e = prepare_signals(&attributes);
+        if (!e)
+            e = posix_spawn(pid, path, &actions, &attributes, argv, envp);
+        (void)posix_spawnattr_destroy(&attributes);
+    }
+    (void)posix_spawn_file_actions_destroy(&actions);
+    return e ? mp__fail(-e, "cannot start %s: %s", path, strerror(e)) : 0;
+}
+
+/*
+ * /proc/self/exe is the running binary whatever became of its file. Under an
+ * emulator such as valgrind it is the emulator; the link then still reads as
+ * the program, whose file is another one.
+ */
+int mp__launch_self(char *path, size_t size)
+{
+    struct stat running, named;
+    ssize_t n = readlink("/proc/self/exe", path, size - 1);
+
+    if (n > 0) {
+        path[n] = '\0';
+        if (n < (ssize_t)size - 1 && !strstr(path, " (deleted)") && stat(path, &named) == 0 &&
+            stat("/proc/self/exe", &running) == 0 &&
+            (named.st_ino != running.st_ino || named.st_dev != running.st_dev))
+            return 0;
+    }
+    (void)snprintf(path, size, "/proc/self/exe");
+    return 0;
+}

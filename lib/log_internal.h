@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * log_internal.h - what the library tells its log.
+ */
+#ifndef MP__LOG_INTERNAL_H
+#define MP__LOG_INTERNAL_H
+
+#include <multiprocessing/log.h>
+
+/* The process name in each record from now on. Copied, cut at 63 bytes. */
+void mp__log_set_name(const char *name);
+
+/* One line "name pid N: text" on stderr, whatever the level: what a child cannot say otherwise. */
+void mp__log_last_words(const char *format, ...) MP__PRINTF(1, 2);
+
+#endif

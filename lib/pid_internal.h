@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * pid_internal.h - what the system knows of processes. Linux has descriptors
+ * for them; elsewhere a pipe that the child keeps open tells of its end.
+ */
+#ifndef MP__PID_INTERNAL_H
+#define MP__PID_INTERNAL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/types.h>
+
+/* Whether mp__pid_open works, so that no pipe is needed to see the end of a process. */
+bool mp__pid_has_descriptors(void);
+
+/* A descriptor that is readable when the process has ended, or a negative code (MP_ECHILD: no such). */
+int mp__pid_open(pid_t pid);
+
+/*
+ * Looks whether our child has ended, and reaps it. descriptor: of mp__pid_open,
+ * or -1. Returns 1 and the exit code as Python counts it, 0 while it runs, or
+ * -ECHILD when somebody else reaped it.
+ */
+int mp__pid_reap(pid_t pid, int descriptor, int *exitcode);
+
+/* Sends a signal. 0 also when it has ended. Without a descriptor pid must be an unreaped child. */
+int mp__pid_signal(pid_t pid, int descriptor, int sig);
+
+/* Whether other threads run in this process. */
+bool mp__pid_threaded(void);
+
+/* Has the kernel (or a thread) kill this process when the other end of the lifeline closes. */
+int mp__pid_die_with(int lifeline);
+
+/* Has function(code) called by exit(code), after handlers registered later. False: not here. */
+bool mp__pid_on_exit(void (*function)(int code));
+
+/* Names the process for ps and top. */
+void mp__pid_set_title(const char *name);
+
+/* The environment variable that tells a child which descriptor its bootstrap comes over. */
+#define MP__CHILD_VARIABLE "_MP_CHILD"
+
+/*
+ * For as long as a child has not reached its guard, programs it starts can
+ * see that: mark is called when the variable has been removed, unmark at the
+ * guard. text is the variable's original "name=value".
+ */
+void mp__pid_mark(char *text);
+void mp__pid_unmark(char *text);
+
+enum mp__recursion { MP__RECURSION_NONE, MP__RECURSION_BOOTSTRAP, MP__RECURSION_DEEP };
+
+/* Whether this program was started by a child before its guard, or below itself too often. */
+enum mp__recursion mp__pid_recursion(void);
+
+#endif

@@ -1,0 +1,580 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * value.c - values to bytes and back: the only file that calls msgpack-c. What
+ * arrives is not trusted: check() walks it under one budget before msgpack-c,
+ * which reserves whatever a header claims, may see it.
+ */
+#include "value_internal.h"
+
+#include <msgpack.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "error_internal.h"
+
+/*
+ * Extension types 0x70 to 0x7f are the library's. A handle on the wire is
+ * EXT_HANDLE: kind, number of descriptors, index of the first (2 bytes, big
+ * endian), state. In memory a size of LOCAL says that ptr is one of our objects.
+ */
+#define EXT_FIRST 0x70
+#define EXT_HANDLE 0x70 /* in memory: ptr is an mp__handle */
+/* 0x71 is MP__EXT_RECEIVED, in memory only */
+#define EXT_POISON 0x72   /* in memory only: ptr says why this cannot be packed */
+#define EXT_TOO_LONG 0x73 /* the same */
+#define LOCAL MP__EXT_LOCAL
+#define HANDLE_HEADER 4
+
+static _Atomic uint64_t limit_message = UINT64_C(16) << 30;
+static _Atomic uint64_t limit_elements = UINT64_C(1) << 28;
+static atomic_uint limit_depth = MP__DEPTH_MAX;
+
+int mp_set_limits(const mp_limits *limits)
+{
+    if (!limits || limits->depth > MP__DEPTH_MAX)
+        return mp__fail(MP_EINVAL, "the limit of depth is at most %d", MP__DEPTH_MAX);
+    if (limits->message_bytes)
+        atomic_store(&limit_message, limits->message_bytes);
+    if (limits->elements)
+        atomic_store(&limit_elements, limits->elements);
+    if (limits->depth)
+        atomic_store(&limit_depth, limits->depth);
+    return 0;
+}
+
+uint64_t mp__limit_message(void)
+{
+    return atomic_load_explicit(&limit_message, memory_order_relaxed);
+}
+
+/* ---- making values ---- */
+
+static msgpack_object local(int8_t type, const void *pointer)
+{
+    msgpack_object value = { .type = MSGPACK_OBJECT_EXT };
+
+    value.via.ext.type = type;
+    value.via.ext.size = LOCAL;
+    value.via.ext.ptr = pointer;
+    return value;
+}
+
+msgpack_object mp_none(void)
+{
+    return (msgpack_object){ .type = MSGPACK_OBJECT_NIL };
+}
+
+msgpack_object mp__from_bool(bool value)
+{
+    return (msgpack_object){ .type = MSGPACK_OBJECT_BOOLEAN, .via.boolean = value };
+}
+
+msgpack_object mp__from_signed(long long value)
+{
+    if (value >= 0)
+        return mp__from_unsigned((unsigned long long)value);
+    return (msgpack_object){ .type = MSGPACK_OBJECT_NEGATIVE_INTEGER, .via.i64 = value };
+}
+
+msgpack_object mp__from_unsigned(unsigned long long value)
+{
+    return (msgpack_object){ .type = MSGPACK_OBJECT_POSITIVE_INTEGER, .via.u64 = value };
+}
+
+msgpack_object mp__from_float(float value)
+{
+    return (msgpack_object){ .type = MSGPACK_OBJECT_FLOAT32, .via.f64 = (double)value };
+}
+
+msgpack_object mp__from_double(double value)
+{
+    return (msgpack_object){ .type = MSGPACK_OBJECT_FLOAT64, .via.f64 = value };
+}
+
+msgpack_object mp_bytes(const void *data, size_t size)
+{
+    msgpack_object value = { .type = MSGPACK_OBJECT_BIN };
+
+    if (size > UINT32_MAX)
+        return local(EXT_TOO_LONG, "bytes longer than 4294967295; send them with "
+                                   "mp_connection_send_bytes");
+    if (!data && size)
+        return local(EXT_POISON, "bytes at NULL");
+    value.via.bin.size = (uint32_t)size;
+    value.via.bin.ptr = data;
+    return value;
+}
+
+msgpack_object mp__from_text(const char *text)
+{
+    msgpack_object value = { .type = MSGPACK_OBJECT_STR };
+    size_t size = text ? strlen(text) : 0;
+
+    if (!text)
+        return mp_none();
+    if (size > UINT32_MAX)
+        return local(EXT_TOO_LONG, "text longer than 4294967295 bytes");
+    value.via.str.size = (uint32_t)size;
+    value.via.str.ptr = text;
+    return value;
+}
+
+msgpack_object mp__from_null(const void *pointer)
+{
+    return pointer ? local(EXT_POISON, "a void pointer means nothing in another process; send what "
+                                       "it points to with mp_bytes or mp_struct")
+                   : mp_none();
+}
+
+msgpack_object mp__from_object(msgpack_object value)
+{
+    return value;
+}
+
+msgpack_object mp__from_handle(const void *handle)
+{
+    return handle ? local(EXT_HANDLE, handle) : mp_none();
+}
+
+msgpack_object mp__list(size_t count, const msgpack_object *items)
+{
+    msgpack_object value = { .type = MSGPACK_OBJECT_ARRAY };
+
+    value.via.array.size = (uint32_t)count; /* the macros stop at 32 */
+    value.via.array.ptr = (msgpack_object *)items;
+    return value;
+}
+
+msgpack_object mp__dict(size_t count, const msgpack_object *items)
+{
+    msgpack_object value = { .type = MSGPACK_OBJECT_MAP };
+
+    if (count % 2)
+        return local(EXT_POISON, "mp_dict takes keys and values in pairs");
+    value.via.map.size = (uint32_t)(count / 2);
+    value.via.map.ptr = (msgpack_object_kv *)items; /* a pair is two objects in a row */
+    return value;
+}
+
+/* ---- packing ---- */
+
+typedef struct {
+    msgpack_packer packer;
+    mp__parcel *parcel;
+    unsigned depth;
+} packing;
+
+static int append(void *buffer, const char *data, size_t size)
+{
+    return mp__buffer_append(buffer, data, size);
+}
+
+static int pack(packing *p, const msgpack_object *value);
+
+static int pack_reduced(packing *p, uint8_t code, const mp__reduced *reduced)
+{
+    size_t first = p->parcel->count;
+    char header[HANDLE_HEADER] = { (char)code, (char)reduced->count, (char)(first >> 8),
+        (char)first };
+    int r = mp__parcel_add(p->parcel, reduced);
+
+    if (r == 0)
+        r = msgpack_pack_ext(&p->packer, HANDLE_HEADER + reduced->size, EXT_HANDLE);
+    if (r == 0)
+        r = msgpack_pack_ext_body(&p->packer, header, HANDLE_HEADER);
+    if (r == 0)
+        r = msgpack_pack_ext_body(&p->packer, reduced->state, reduced->size);
+    return r;
+}
+
+static int pack_handle(packing *p, const mp__handle *handle)
+{
+    mp__reduced reduced = { .size = 0 };
+    int r = handle->kind->reduce(handle, &reduced);
+
+    return r < 0 ? r : pack_reduced(p, handle->kind->code, &reduced);
+}
+
+/* A handle on its way through: built here, or still as it came. */
+static int pack_received(packing *p, const mp__received *received)
+{
+    mp__reduced reduced = { .size = received->size, .count = received->count };
+
+    if (received->object)
+        return pack_handle(p, received->object);
+    if (received->kept)
+        return mp__fail(MP_EHANDLE, "a handle of this message was taken with keep before");
+    memcpy(reduced.state, received->state, received->size);
+    memcpy(reduced.fds, received->fds, received->count * sizeof(int));
+    return pack_reduced(p, received->code, &reduced);
+}
+
+static int pack_ext(packing *p, const msgpack_object_ext *ext)
+{
+    int r;
+
+    if (ext->size == LOCAL && ext->type == EXT_HANDLE)
+        return pack_handle(p, (const void *)ext->ptr);
+    if (ext->size == LOCAL && ext->type == MP__EXT_RECEIVED)
+        return pack_received(p, (const void *)ext->ptr);
+    if (ext->size == LOCAL && ext->type == EXT_POISON)
+        return mp__fail(MP_ETYPE, "cannot pack this value: %s", ext->ptr);
+    if (ext->size == LOCAL && ext->type == EXT_TOO_LONG)
+        return mp__fail(MP_ETOOLONG, "cannot pack this value: %s", ext->ptr);
+    if (ext->type >= EXT_FIRST)
+        return mp__fail(MP_ETYPE, "extension types from %d up are the library's", EXT_FIRST);
+    r = msgpack_pack_ext(&p->packer, ext->size, ext->type);
+    return r < 0 ? r : msgpack_pack_ext_body(&p->packer, ext->ptr, ext->size);
+}
+
+static int pack_list(packing *p, const msgpack_object_array *list)
+{
+    int r = msgpack_pack_array(&p->packer, list->size);
+
+    for (uint32_t i = 0; i < list->size && r == 0; i++)
+        r = pack(p, &list->ptr[i]);
+    return r;
+}
+
+static int pack_dict(packing *p, const msgpack_object_map *dict)
+{
+    int r = msgpack_pack_map(&p->packer, dict->size);
+
+    for (uint32_t i = 0; i < dict->size && r == 0; i++) {
+        r = pack(p, &dict->ptr[i].key);
+        if (r == 0)
+            r = pack(p, &dict->ptr[i].val);
+    }
+    return r;
+}
+
+static int pack_nested(packing *p, const msgpack_object *value)
+{
+    int r;
+
+    if (p->depth == MP__DEPTH_MAX)
+        return mp__fail(MP_ETOODEEP, "lists are nested deeper than %d", MP__DEPTH_MAX);
+    p->depth++;
+    r = value->type == MSGPACK_OBJECT_ARRAY ? pack_list(p, &value->via.array)
+                                            : pack_dict(p, &value->via.map);
+    p->depth--;
+    return r;
+}
+
+/* A list by type; its length is the number of types. */
+static int pack(packing *p, const msgpack_object *value)
+{
+    int r;
+
+    switch (value->type) {
+    case MSGPACK_OBJECT_NIL:
+        return msgpack_pack_nil(&p->packer);
+    case MSGPACK_OBJECT_BOOLEAN:
+        return value->via.boolean ? msgpack_pack_true(&p->packer) : msgpack_pack_false(&p->packer);
+    case MSGPACK_OBJECT_POSITIVE_INTEGER:
+        return msgpack_pack_uint64(&p->packer, value->via.u64);
+    case MSGPACK_OBJECT_NEGATIVE_INTEGER:
+        return msgpack_pack_int64(&p->packer, value->via.i64);
+    case MSGPACK_OBJECT_FLOAT32:
+        return msgpack_pack_float(&p->packer, (float)value->via.f64);
+    case MSGPACK_OBJECT_FLOAT64:
+        return msgpack_pack_double(&p->packer, value->via.f64);
+    case MSGPACK_OBJECT_STR:
+        r = msgpack_pack_str(&p->packer, value->via.str.size);
+        return r < 0 ? r : msgpack_pack_str_body(&p->packer, value->via.str.ptr, value->via.str.size);
+    case MSGPACK_OBJECT_BIN:
+        r = msgpack_pack_bin(&p->packer, value->via.bin.size);
+        return r < 0 ? r : msgpack_pack_bin_body(&p->packer, value->via.bin.ptr, value->via.bin.size);
+    case MSGPACK_OBJECT_ARRAY:
+    case MSGPACK_OBJECT_MAP:
+        return pack_nested(p, value);
+    case MSGPACK_OBJECT_EXT:
+        return pack_ext(p, &value->via.ext);
+    }
+    return mp__fail(MP_ETYPE, "this msgpack_object has no type of MessagePack");
+}
+
+int mp__value_pack(msgpack_object value, mp__buffer *bytes, mp__parcel *parcel)
+{
+    size_t size = bytes->size, count = parcel->count;
+    packing p = { .parcel = parcel };
+    int r;
+
+    msgpack_packer_init(&p.packer, bytes, append);
+    r = pack(&p, &value);
+    if (r < 0) {
+        bytes->size = size;
+        parcel->count = count;
+    }
+    return r;
+}
+
+/* ---- checking what arrives ---- */
+
+typedef struct {
+    const uint8_t *at, *end;
+} cursor;
+
+static uint64_t take(cursor *c, size_t width)
+{
+    uint64_t number = 0;
+
+    while (width--)
+        number = number << 8 | *c->at++;
+    return number;
+}
+
+/*
+ * Steps over one value or the head of a list. Sets *payload to the bytes that
+ * belong to it and *nested to the values that follow inside. NULL, or what is
+ * wrong.
+ */
+static const char *step(cursor *c, uint64_t *payload, uint64_t *nested, bool *container)
+{
+    static const uint8_t widths[32] = {
+        /* c0 */ 0, 0, 0, 0, 1, 2, 4, 1, /* bin 8 16 32, ext 8 */
+        /* c8 */ 2, 4, 4, 8, 1, 2, 4, 8, /* ext 16 32, float 32 64, uint 8 16 32 64 */
+        /* d0 */ 1, 2, 4, 8, 1, 2, 4, 8, /* int 8 16 32 64, fixext 1 2 4 8 */
+        /* d8 */ 16, 1, 2, 4, 2, 4, 2, 4 /* fixext 16, str 8 16 32, array 16 32, map 16 32 */
+    };
+    uint8_t lead = *c->at++;
+    size_t width;
+
+    *payload = *nested = 0;
+    *container = false;
+    if (lead <= 0x7f || lead >= 0xe0)
+        return NULL;
+    if (lead <= 0x9f) {
+        *nested = lead <= 0x8f ? 2 * (uint64_t)(lead & 0x0f) : (uint64_t)(lead & 0x0f);
+        *container = true;
+        return NULL;
+    }
+    if (lead <= 0xbf) {
+        *payload = lead & 0x1f;
+        return NULL;
+    }
+    if (lead == 0xc1)
+        return "the byte c1 is no MessagePack";
+    width = widths[lead - 0xc0];
+    if ((lead >= 0xca && lead <= 0xd3) || (lead >= 0xd4 && lead <= 0xd8)) {
+        *payload = lead >= 0xd4 ? width + 1 : width;
+        return NULL;
+    }
+    if ((size_t)(c->end - c->at) < width)
+        return "it ends inside a length";
+    *payload = take(c, width);
+    if (lead >= 0xc7 && lead <= 0xc9)
+        *payload += 1; /* the type of an extension */
+    if (lead >= 0xdc) {
+        *nested = lead >= 0xde ? 2 * *payload : *payload;
+        *payload = 0;
+        *container = true;
+    }
+    return NULL;
+}
+
+/*
+ * Walks the whole text: every length within the bytes that are there, all lists
+ * together claim no more values than there are bytes left, depth and number of
+ * values within the limits, one value and nothing behind it. NULL, or what is
+ * wrong.
+ */
+static const char *check(const void *data, size_t size)
+{
+    uint64_t open[MP__DEPTH_MAX + 1] = { 1 };
+    uint64_t pending = 1, elements = 0, payload, nested;
+    uint64_t most = atomic_load_explicit(&limit_elements, memory_order_relaxed);
+    unsigned deepest = atomic_load_explicit(&limit_depth, memory_order_relaxed), depth = 0;
+    cursor c = { data, (const uint8_t *)data + size };
+    const char *wrong;
+    bool container;
+
+    while (pending) {
+        if (c.at == c.end)
+            return "it ends inside a value";
+        if (++elements > most)
+            return "it has more values than mp_set_limits allows";
+        wrong = step(&c, &payload, &nested, &container);
+        if (wrong)
+            return wrong;
+        if (payload > (uint64_t)(c.end - c.at))
+            return "a length is beyond its end";
+        c.at += payload;
+        open[depth]--;
+        pending += nested - 1;
+        if (pending > (uint64_t)(c.end - c.at))
+            return "a list is beyond its end";
+        if (container) {
+            if (depth == deepest)
+                return "its lists are nested too deep";
+            open[++depth] = nested;
+        }
+        while (depth && !open[depth])
+            depth--;
+    }
+    return c.at == c.end ? NULL : "there are bytes behind the value";
+}
+
+/* ---- decoding ---- */
+
+mp__message *mp__message_own(mp_message *message)
+{
+    if (!message->own) {
+        message->own = calloc(1, sizeof(*message->own));
+        if (!message->own)
+            (void)mp__fail(MP_ENOMEM, "out of memory for a message");
+    }
+    return message->own;
+}
+
+void mp__message_reset(mp_message *message)
+{
+    mp__message *own = message->own;
+
+    message->data = NULL;
+    message->size = 0;
+    message->value = mp_none();
+    if (!own)
+        return;
+    while (own->received) {
+        mp__received *next = own->received->next;
+
+        mp__received_done(own->received);
+        free(own->received);
+        own->received = next;
+    }
+    mp__parcel_close(&own->parcel);
+    msgpack_zone_free(own->decoded);
+    own->decoded = NULL;
+    own->bytes.size = 0;
+}
+
+void mp_message_clear(mp_message *message)
+{
+    if (!message)
+        return;
+    mp__message_reset(message);
+    if (message->own)
+        mp__buffer_done(&message->own->bytes);
+    free(message->own);
+    message->own = NULL;
+}
+
+/* A handle that came in: checked now, built when somebody asks for it. */
+static int resolve_handle(mp__message *own, msgpack_object_ext *ext)
+{
+    const uint8_t *head = (const uint8_t *)ext->ptr;
+    size_t first, count;
+    mp__received *received;
+
+    if (ext->type != EXT_HANDLE || ext->size < HANDLE_HEADER ||
+        ext->size > HANDLE_HEADER + MP__STATE_MAX)
+        return mp__fail(MP_EPROTOCOL, "malformed handle in a message");
+    first = (size_t)head[2] << 8 | head[3];
+    count = head[1];
+    if (count > MP__KIND_FDS_MAX || first + count > own->parcel.count)
+        return mp__fail(MP_EPROTOCOL, "a message lacks the descriptors of its handles");
+    received = malloc(sizeof(*received));
+    if (!received)
+        return mp__fail(MP_ENOMEM, "out of memory for a handle");
+    *received = (mp__received){ .state = head + HANDLE_HEADER, .size = ext->size - HANDLE_HEADER,
+        .fds = own->parcel.fds + first, .count = count, .code = head[0], .next = own->received };
+    own->received = received;
+    ext->type = MP__EXT_RECEIVED;
+    ext->size = LOCAL;
+    ext->ptr = (const char *)received;
+    return 0;
+}
+
+/* After decoding nothing needs the byte behind a text any more: it becomes its NUL. */
+static void terminate_text(msgpack_object_str *text)
+{
+    if (text->size)
+        ((char *)text->ptr)[text->size] = '\0';
+    else
+        text->ptr = "";
+}
+
+static int resolve(mp__message *own, msgpack_object *value)
+{
+    int r = 0;
+
+    switch (value->type) {
+    case MSGPACK_OBJECT_STR:
+        terminate_text(&value->via.str);
+        return 0;
+    case MSGPACK_OBJECT_EXT:
+        return value->via.ext.type >= EXT_FIRST ? resolve_handle(own, &value->via.ext) : 0;
+    case MSGPACK_OBJECT_ARRAY:
+        for (uint32_t i = 0; i < value->via.array.size && r == 0; i++)
+            r = resolve(own, &value->via.array.ptr[i]);
+        return r;
+    case MSGPACK_OBJECT_MAP:
+        for (uint32_t i = 0; i < value->via.map.size && r == 0; i++) {
+            r = resolve(own, &value->via.map.ptr[i].key);
+            if (r == 0)
+                r = resolve(own, &value->via.map.ptr[i].val);
+        }
+        return r;
+    default:
+        return 0;
+    }
+}
+
+int mp__value_decode(mp_message *message)
+{
+    mp__message *own = message->own;
+    const char *wrong = check(own->bytes.data, own->bytes.size);
+    msgpack_unpacked unpacked;
+    msgpack_unpack_return answer;
+    size_t offset = 0;
+    int r = 0;
+
+    if (wrong)
+        return mp__fail(MP_EPROTOCOL, "a message of %zu bytes is malformed: %s", own->bytes.size,
+            wrong);
+    msgpack_unpacked_init(&unpacked);
+    answer = msgpack_unpack_next(&unpacked, own->bytes.data, own->bytes.size, &offset);
+    if (answer == MSGPACK_UNPACK_NOMEM_ERROR)
+        r = mp__fail(MP_ENOMEM, "out of memory to decode a message");
+    else if (answer != MSGPACK_UNPACK_SUCCESS || offset != own->bytes.size)
+        r = mp__fail(MP_EPROTOCOL, "msgpack-c refuses a message of %zu bytes", own->bytes.size);
+    if (r == 0)
+        r = resolve(own, &unpacked.data);
+    if (r == 0) {
+        message->value = unpacked.data;
+        own->decoded = msgpack_unpacked_release_zone(&unpacked);
+    }
+    msgpack_unpacked_destroy(&unpacked);
+    return r;
+}
+
+/* ---- answering ---- */
+
+int mp__return(mp_call *call, msgpack_object value)
+{
+    mp__buffer bytes = { 0 };
+    mp__parcel parcel;
+    int r;
+
+    (void)call; /* of a process: nobody waits for the answer */
+    parcel.count = 0;
+    r = mp__value_pack(value, &bytes, &parcel);
+    mp__buffer_done(&bytes);
+    return r;
+}
+
+int mp_raise(mp_call *call, int code, const char *format, ...)
+{
+    va_list arguments;
+
+    call->raised.code = code ? code : MP_ERAISED;
+    va_start(arguments, format);
+    (void)vsnprintf(call->raised.text, sizeof(call->raised.text), format, arguments);
+    va_end(arguments);
+    (void)mp__fail(call->raised.code, "%s", call->raised.text);
+    return 1;
+}

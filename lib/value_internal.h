@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * value_internal.h - values to bytes and back. Only value.c knows msgpack-c's
+ * packer and unpacker.
+ */
+#ifndef MP__VALUE_INTERNAL_H
+#define MP__VALUE_INTERNAL_H
+
+#include <multiprocessing/value.h>
+
+#include "buffer_internal.h"
+#include "reduction_internal.h"
+
+/* A decoded handle is an extension of this type and size whose ptr is an mp__received. */
+#define MP__EXT_RECEIVED 0x71
+#define MP__EXT_LOCAL UINT32_MAX
+
+#define MP__DEPTH_MAX 32 /* what msgpack-c unpacks */
+
+/* What is behind an mp_message. */
+typedef struct mp__message {
+    mp__buffer bytes;
+    mp__parcel parcel; /* descriptors that came along, -1 where one was taken */
+    mp__received *received;
+    void *decoded; /* msgpack-c's memory */
+} mp__message;
+
+struct mp_call {
+    mp_message arguments;
+    mp_error raised;
+};
+
+/* The inside of a message, made at need. NULL: MP_ENOMEM. */
+mp__message *mp__message_own(mp_message *message);
+
+/* Empties it but keeps its memory for the next one. */
+void mp__message_reset(mp_message *message);
+
+/*
+ * Appends the value as bytes; its handles' descriptors go to parcel, lent. On
+ * failure the buffer is as before.
+ */
+int mp__value_pack(msgpack_object value, mp__buffer *bytes, mp__parcel *parcel);
+
+/*
+ * Decodes the bytes of a message into message->value: exactly one value, within
+ * the limits. Needs one spare byte of capacity behind them.
+ */
+int mp__value_decode(mp_message *message);
+
+/* The longest message that is accepted. */
+uint64_t mp__limit_message(void);
+
+#endif
