@@ -1,0 +1,25 @@
+#!/bin/sh
+# Runs the test programs given, then the scripts that check the whole. Any failure fails the run.
+# A program that hangs is ended with its children; one that crashes has no summary.
+failed=
+for test in "$@"; do
+    name=$(basename "$test")
+    output=$(timeout -k 10 "${TEST_TIMEOUT:-900}" "$test" 2>&1)
+    status=$?
+    if [ $status -eq 0 ] && echo "$output" | grep -q '\[  PASSED  \]'; then
+        echo "$name: $(echo "$output" | sed -n 's/^\[  PASSED  \] \([0-9]*\).*/\1 passed/p' | tail -n 1)"
+    else
+        echo "$output"
+        echo "$name: FAILED with status $status"
+        failed="$failed $name"
+    fi
+done
+for check in "sh tests/check_layers.sh" "sh tests/check_parity.sh" "sh tests/check_headers.sh" \
+    "sh tests/check_examples.sh $B" "sh tests/check_readme.sh" "sh tests/check_links.sh $B"; do
+    [ -f "$(echo "$check" | cut -d' ' -f2)" ] || continue
+    [ -z "$SAN" ] || [ "$check" = "sh tests/check_examples.sh $B" ] || continue
+    $check || failed="$failed $check"
+done
+[ -n "$SAN" ] || sh tests/check_exports.sh "$B/libmultiprocessing.so" || failed="$failed exports"
+[ -z "$failed" ] || { echo "FAILED:$failed"; exit 1; }
+echo "all tests passed"
