@@ -14,9 +14,11 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -29,6 +31,9 @@
 #include "pid_internal.h"
 #include "socket_internal.h"
 
+/* How far a spare is, in memory it shares with the server: what its death means depends on it. */
+enum progress { IDLE, READING, TAKEN };
+
 struct child_entry {
     pid_t pid;
     uint64_t serial;
@@ -40,7 +45,8 @@ static struct server {
     int taken[2];           /* a byte for each spare that was taken */
     int alive[2];           /* ends when the server ends; the spare watches it */
     pid_t spare;
-    uint64_t serial; /* of the spare */
+    uint64_t serial;      /* of the spare */
+    atomic_int *progress; /* of the spare */
     struct child_entry *children;
     size_t count, capacity;
     mp__buffer unsent; /* statuses the pipe had no room for */
@@ -48,7 +54,7 @@ static struct server {
 
 /* ---- the spare ---- */
 
-/* Waits for a request; without a server there is no reason to. */
+/* Waits for a request; without a server there is no reason to, and nobody who would reap. */
 static void wait_for_request(void)
 {
     struct pollfd fds[3] = {
@@ -56,16 +62,19 @@ static void wait_for_request(void)
         { .fd = server.alive[0], .events = POLLIN },
     };
 
-    if (mp__fd_poll(fds, 2, INT64_MAX) < 0 || !fds[0].revents)
+    if (mp__fd_poll(fds, 2, INT64_MAX) < 0 || fds[1].revents)
         _exit(0);
 }
 
-/* Tells the owner who took the request, or a negative code: nobody. */
+/*
+ * Tells the owner who took the request, or a negative code: nobody. A second
+ * answer of the same serial is ignored there.
+ */
 static int answer(long pid)
 {
     mp__parcel parcel = { .count = 0 };
     mp__buffer bytes = { 0 };
-    int self = pid > 0 && mp__pid_has_descriptors() ? mp__pid_open((pid_t)pid) : -1;
+    int self = pid == getpid() && mp__pid_has_descriptors() ? mp__pid_open((pid_t)pid) : -1;
     int r = mp__value_pack(mp_list(pid, server.serial), &bytes, &parcel);
 
     if (self >= 0)
@@ -84,6 +93,7 @@ static void leave_server(mp__child *child)
     mp_connection_free(server.channel);
     mp__fd_close_all(server.taken, 2);
     mp__fd_close(server.alive[0]);
+    (void)munmap(server.progress, sizeof(*server.progress));
     free(server.children);
     mp__buffer_done(&server.unsent);
     memset(&server, 0, sizeof(server));
@@ -101,9 +111,11 @@ static void be_spare(mp__child *child)
 
     mp__fd_drop(&server.alive[1]);
     wait_for_request();
+    atomic_store(server.progress, READING);
     r = mp__bootstrap_receive(server.channel, child, &orders);
     if (!child->told)
         _exit(r == MP_EEOF ? 0 : 1);
+    atomic_store(server.progress, TAKEN);
     if (answer((long)getpid()) < 0 || write(server.taken[1], "", 1) != 1)
         _exit(1);
     leave_server(child);
@@ -183,6 +195,7 @@ static int fork_error;
 static bool fork_spare(mp__child *child)
 {
     server.serial++;
+    atomic_store(server.progress, IDLE);
     server.spare = fork();
     if (server.spare < 0) { /* tried again at the next event or in a moment */
         fork_error = -errno;
@@ -222,6 +235,24 @@ static void note_taken(void)
     server.spare = 0;
 }
 
+/* A spare died before it said that it was taken. */
+static void lose_spare(void)
+{
+    switch (atomic_load(server.progress)) {
+    case IDLE:
+        server.spare = 0;
+        break;
+    case TAKEN: /* killed in between: its owner may know of it, or not */
+        (void)answer((long)server.spare);
+        if (remember(server.spare, server.serial) < 0)
+            mp__bootstrap_fail();
+        server.spare = 0;
+        break;
+    default:
+        _exit(1); /* it took half a request with it: the channel is no use any more */
+    }
+}
+
 static void reap(void)
 {
     int status;
@@ -232,7 +263,7 @@ static void reap(void)
 
         note_taken();
         if (pid == server.spare)
-            _exit(WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : 1); /* the channel is no use */
+            lose_spare();
         serial = forget(pid);
         if (serial)
             put_status(serial, status);
@@ -296,6 +327,12 @@ static void open_server(mp_connection *channel, const mp__server_orders *orders)
     server.channel = channel;
     server.report = orders->report;
     mp__log_set_name("ForkServer");
+    server.progress = mmap(NULL, sizeof(*server.progress), PROT_READ | PROT_WRITE,
+        MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (server.progress == MAP_FAILED) {
+        (void)mp__fail_errno("mmap");
+        mp__bootstrap_fail();
+    }
     if (mp__socket_pipe(server.taken) < 0 || mp__socket_pipe(server.alive) < 0)
         mp__bootstrap_fail();
     (void)fcntl(server.taken[0], F_SETFL, O_NONBLOCK);

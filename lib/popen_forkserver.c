@@ -30,6 +30,7 @@
 
 #define LOST 255        /* the exit code when the server died before it could tell; Python's */
 #define STOP_SECONDS 1.0
+#define PATIENCE_MS 5 /* between looks, where a process has no descriptor to wait for */
 
 /* A server; a dead one is kept until its last child has ended. Under mp__lock. */
 typedef struct mp__server server;
@@ -37,6 +38,7 @@ struct mp__server {
     mp__popen popen;
     mp_connection *channel;
     int statuses;
+    uint64_t serial;     /* of the last answer */
     char *directory;     /* where it works: where we did when it was started */
     mp__popen *children; /* whose end is not known yet */
     unsigned waiters;    /* threads that use its descriptors without mp__lock */
@@ -187,9 +189,11 @@ static void end_server(server *s)
 
     mp_connection_free(s->channel);
     mp__fd_close(s->statuses);
-    if (!s->popen.ended && mp__fd_wait(mp__popen_sentinel(&s->popen), POLLIN, deadline) <= 0)
-        (void)mp__pid_signal(s->popen.pid, s->popen.descriptor, SIGKILL);
-    mp__popen_destroy(&s->popen);
+    while (!mp__popen_poll(&s->popen) && mp__clock_now() < deadline)
+        (void)poll(&(struct pollfd){ .fd = s->popen.descriptor, .events = POLLIN }, 1, PATIENCE_MS);
+    if (!s->popen.ended)
+        mp__popen_destroy(&s->popen);
+    mp__popen_close(&s->popen);
     free(s->directory);
     free(s);
 }
@@ -236,6 +240,7 @@ static void retire(server *s)
 {
     mp__lock();
     s->current = false;
+    (void)mp__popen_poll(&s->popen); /* one that is dead already is not left a zombie */
     mp__unlock();
     end_useless();
 }
@@ -316,19 +321,44 @@ static bool is_dead(int r)
 
 /* ---- requests ---- */
 
+/* The next answer; one that was given before, about a child that died just then, is skipped. */
+static int next_answer(server *s, mp_message *message, long *pid)
+{
+    bool interrupted = false;
+    uint64_t serial = 0;
+    int r;
+
+    do {
+        r = mp_connection_recv(s->channel, message);
+        if (r == 0)
+            r = mp_unpack(message, pid, &serial);
+        interrupted |= r == MP_EINTR;
+    } while (r == MP_EINTR || (r == 0 && serial == s->serial));
+    if (r == 0)
+        s->serial = serial;
+    if (interrupted) /* for a call that can be left: this one would leave the answer behind */
+        mp_interrupt();
+    return r;
+}
+
+/* The child was dead before it could be looked at: something readable stands in for it. */
+static int stand_in(mp__popen *popen)
+{
+    int fds[2] = { -1, -1 };
+    int r = mp__socket_pipe(fds);
+
+    popen->descriptor = fds[0];
+    mp__fd_close(fds[1]);
+    return r;
+}
+
 static int receive_answer(server *s, mp__popen *popen)
 {
     mp_message message = MP_MESSAGE_INIT;
-    bool interrupted = false;
     long pid;
-    int r;
+    int r = next_answer(s, &message, &pid);
 
-    while ((r = mp_connection_recv(s->channel, &message)) == MP_EINTR)
-        interrupted = true;
-    if (interrupted) /* for a call that can be left: this one would leave the answer behind */
-        mp_interrupt();
-    if (r == 0)
-        r = mp_unpack(&message, &pid, &popen->serial);
+    popen->serial = s->serial;
     if (r == 0 && pid < 0)
         r = mp__fail((int)pid, "the fork server cannot fork: %s", mp_strerror((int)pid));
     if (r == 0) {
@@ -336,6 +366,8 @@ static int receive_answer(server *s, mp__popen *popen)
         if (message.own->parcel.count) {
             popen->descriptor = message.own->parcel.fds[0];
             message.own->parcel.fds[0] = -1;
+        } else if (mp__pid_has_descriptors()) {
+            r = stand_in(popen);
         }
     }
     mp_message_clear(&message);

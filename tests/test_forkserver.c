@@ -1,0 +1,279 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * test_forkserver.c - the fork server's own life: ahead of time, interrupted,
+ * killed, orphaned.
+ */
+#include "support.h"
+
+#include <dirent.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+static int return_code(mp_call *call)
+{
+    int code;
+
+    return mp_unpack(call, &code) ? 99 : code;
+}
+
+/* Says that it runs, then waits for the end of the connection. */
+static int say_and_wait(mp_call *call)
+{
+    mp_message message = MP_MESSAGE_INIT;
+    mp_connection *line;
+    int r;
+
+    if (mp_unpack(call, &line) || mp_connection_send(line, "running"))
+        return 99;
+    r = mp_connection_recv(line, &message);
+    mp_message_clear(&message);
+    return r == MP_EEOF ? 7 : 98;
+}
+
+static mp_process *start_waiting(mp_connection **line)
+{
+    mp_message message = MP_MESSAGE_INIT;
+    mp_connection *theirs;
+    mp_process *p;
+
+    assert_int_equal(mp_pipe(line, &theirs), 0);
+    p = start_process(.target = say_and_wait, .args = MP_ARGS(theirs));
+    mp_connection_free(theirs);
+    assert_int_equal(mp_connection_recv(*line, &message), 0);
+    mp_message_clear(&message);
+    return p;
+}
+
+/* The child of a process that is not the one known: of ours the server, of the server the spare. */
+static pid_t other_child(pid_t pid, pid_t known)
+{
+    char path[64];
+    long child = 0;
+    FILE *file;
+
+    (void)snprintf(path, sizeof(path), "/proc/%ld/task/%ld/children", (long)pid, (long)pid);
+    file = fopen(path, "re");
+    while (file && fscanf(file, "%ld", &child) == 1 && child == known)
+        child = 0;
+    if (file)
+        (void)fclose(file);
+    return (pid_t)child;
+}
+
+static pid_t only_child(pid_t pid)
+{
+    return other_child(pid, 0);
+}
+
+/* Waits until a process is gone. */
+static bool ends(pid_t pid)
+{
+    int fd = (int)syscall(SYS_pidfd_open, pid, 0);
+    struct pollfd one = { .fd = fd, .events = POLLIN };
+    int n = fd < 0 ? 1 : poll(&one, 1, (int)(PATIENCE * 1000));
+
+    if (fd >= 0)
+        (void)close(fd);
+    return n == 1;
+}
+
+static void it_can_be_started_ahead_of_time(void **state)
+{
+    pid_t server;
+
+    (void)state;
+    assert_int_equal(count_children(), 0);
+    assert_int_equal(mp_forkserver_ensure_running(), 0);
+    server = only_child(getpid());
+    assert_true(server > 0);
+    assert_int_equal(mp_forkserver_ensure_running(), 0);
+    assert_int_equal(finish(start_process(.target = return_code, .args = MP_ARGS(3))), 3);
+    assert_int_equal(count_children(), 1);
+    assert_int_equal(only_child(getpid()), server);
+}
+
+static void it_survives_an_interrupt(void **state)
+{
+    mp_connection *line;
+    mp_process *p = start_waiting(&line);
+    pid_t server = only_child(getpid());
+
+    (void)state;
+    assert_int_equal(kill(server, SIGINT), 0);
+    assert_int_equal(finish(start_process(.target = return_code, .args = MP_ARGS(3))), 3);
+    mp_connection_free(line);
+    assert_int_equal(finish(p), 7);
+    assert_int_equal(only_child(getpid()), server);
+}
+
+static void its_children_survive_its_death_and_the_next_start_renews_it(void **state)
+{
+    mp_connection *line;
+    mp_process *p = start_waiting(&line);
+    pid_t server = only_child(getpid());
+
+    (void)state;
+    assert_int_equal(kill(server, SIGKILL), 0);
+    assert_true(ends(server));
+    assert_int_equal(finish(start_process(.target = return_code, .args = MP_ARGS(3))), 3);
+    assert_int_not_equal(only_child(getpid()), server);
+    mp_connection_free(line);
+    assert_int_equal(finish(p), 7);
+}
+
+static void an_exit_code_nobody_could_tell_is_255(void **state)
+{
+    mp_connection *line;
+    mp_process *p = start_waiting(&line);
+    pid_t server = only_child(getpid());
+
+    (void)state;
+    assert_int_equal(kill(server, SIGKILL), 0);
+    assert_true(ends(server));
+    assert_int_equal(mp_process_kill(p), 0);
+    assert_int_equal(finish(p), 255);
+    mp_connection_free(line);
+}
+
+static void a_killed_spare_is_replaced(void **state)
+{
+    pid_t server, spare = 0;
+
+    (void)state;
+    assert_int_equal(finish(start_process(.target = return_code, .args = MP_ARGS(3))), 3);
+    server = only_child(getpid());
+    while (!spare)
+        spare = only_child(server);
+    assert_int_equal(kill(spare, SIGKILL), 0);
+    assert_true(ends(spare));
+    assert_int_equal(finish(start_process(.target = return_code, .args = MP_ARGS(4))), 4);
+    assert_int_equal(only_child(getpid()), server);
+}
+
+static void children_killed_at_any_moment_report_their_signal(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 200; i++) {
+        mp_process *p = start_process(.target = return_code, .args = MP_ARGS(3));
+        int code;
+
+        assert_int_equal(mp_process_kill(p), 0);
+        code = finish(p);
+        assert_true(code == 3 || code == -SIGKILL);
+    }
+}
+
+/* An owner: tells the pids of its server, of the spare and of a child, and is killed. */
+static int own_a_server(mp_call *call)
+{
+    mp_connection *line, *keep, *theirs;
+    mp_process *p;
+    pid_t server, spare = 0;
+
+    if (mp_unpack(call, &line) || mp_pipe(&keep, &theirs))
+        return 1;
+    p = mp_process_new(.target = say_and_wait, .args = MP_ARGS(theirs), .daemon = true,
+        .context = mp_get_context("forkserver"));
+    if (!p || mp_process_start(p))
+        return 2;
+    server = only_child(getpid());
+    (void)mp_connection_poll(keep, PATIENCE);
+    while (!spare)
+        spare = other_child(server, mp_process_pid(p));
+    if (mp_connection_send(line, mp_list((long)server, (long)spare, (long)mp_process_pid(p))))
+        return 3;
+    (void)mp_process_join(p, MP_FOREVER);
+    return 4;
+}
+
+static void nothing_of_it_outlives_a_killed_owner(void **state)
+{
+    mp_message message = MP_MESSAGE_INIT;
+    mp_connection *here, *there;
+    long server, spare, daemon;
+    mp_process *p;
+
+    (void)state;
+    assert_int_equal(mp_pipe(&here, &there), 0);
+    p = start_process(.target = own_a_server, .args = MP_ARGS(there));
+    assert_int_equal(mp_connection_recv(here, &message), 0);
+    assert_int_equal(mp_unpack(&message, &server, &spare, &daemon), 0);
+    assert_int_equal(mp_process_kill(p), 0);
+    assert_int_equal(finish(p), -SIGKILL);
+    assert_true(ends((pid_t)server));
+    assert_true(ends((pid_t)spare));
+    assert_true(ends((pid_t)daemon));
+    mp_message_clear(&message);
+    mp_connection_free(here);
+    mp_connection_free(there);
+}
+
+/* Whether the socket of that inode has a name or listens. */
+static bool can_be_reached(unsigned long inode)
+{
+    FILE *file = fopen("/proc/net/unix", "re");
+    char line[512], path[256];
+    bool found = false;
+
+    while (file && fgets(line, sizeof(line), file)) {
+        unsigned long flags = 0, number = 0;
+        int n;
+
+        *path = '\0';
+        n = sscanf(line, "%*s %*s %*s %lx %*s %*s %lu %255s", &flags, &number, path);
+        if (n >= 2 && number == inode)
+            found |= flags & 0x10000 || *path;
+    }
+    if (file)
+        (void)fclose(file);
+    return found;
+}
+
+/* Nobody but its owner can ask it for processes, so it needs no key. */
+static void it_has_no_address_to_connect_to(void **state)
+{
+    char path[300], target[128];
+    struct dirent *entry;
+    unsigned long inode;
+    int sockets = 0;
+    DIR *directory;
+    pid_t server;
+
+    (void)state;
+    assert_int_equal(finish(start_process(.target = return_code, .args = MP_ARGS(3))), 3);
+    server = only_child(getpid());
+    (void)snprintf(path, sizeof(path), "/proc/%ld/fd", (long)server);
+    directory = opendir(path);
+    assert_non_null(directory);
+    while ((entry = readdir(directory))) {
+        ssize_t n;
+
+        (void)snprintf(path, sizeof(path), "/proc/%ld/fd/%s", (long)server, entry->d_name);
+        n = readlink(path, target, sizeof(target) - 1);
+        if (n > 0 && atoi(entry->d_name) > 2 &&
+            sscanf(target, "socket:[%lu]", &inode) == 1) {
+            sockets++;
+            assert_false(can_be_reached(inode));
+        }
+    }
+    (void)closedir(directory);
+    assert_int_equal(sockets, 1);
+}
+
+static const struct CMUnitTest tests[] = {
+    UNDER(it_can_be_started_ahead_of_time, "forkserver"),
+    UNDER(it_survives_an_interrupt, "forkserver"),
+    UNDER(its_children_survive_its_death_and_the_next_start_renews_it, "forkserver"),
+    UNDER(an_exit_code_nobody_could_tell_is_255, "forkserver"),
+    UNDER(a_killed_spare_is_replaced, "forkserver"),
+    UNDER(children_killed_at_any_moment_report_their_signal, "forkserver"),
+    UNDER_EACH(nothing_of_it_outlives_a_killed_owner),
+    UNDER(it_has_no_address_to_connect_to, "forkserver"),
+};
+
+TESTS_MAIN(tests)
