@@ -442,8 +442,8 @@ static int read_body(mp_connection *c, int fd, mp__buffer *bytes)
             size_t wanted = room < FIRST_STEP ? FIRST_STEP : room > SIZE_MAX / 4 ? length : 2 * room;
 
             r = mp__buffer_reserve(bytes, (wanted < length ? wanted : length) + 1);
-            if (r < 0)
-                return c->broken = r;
+            if (r < 0) /* the message stays pending, unless a part of it is lost */
+                return bytes->size ? (c->broken = r) : r;
             room = bytes->capacity - 1;
         }
         step = (room < length ? room : length) - bytes->size;
@@ -468,9 +468,9 @@ static int receive(mp_connection *c, mp_message *message, uint64_t maxlength)
     if (r == 0) {
         mp__message_reset(message);
         r = read_body(c, fd, &own->bytes);
-        own->parcel = c->parcel;
-        c->parcel.count = 0;
     }
+    if (r == 0)
+        mp__message_take(message, &c->parcel);
     (void)pthread_mutex_unlock(&c->reading);
     return r;
 }
@@ -496,10 +496,28 @@ int mp_connection_recv_bytes(mp_connection *c, mp_message *message, size_t maxle
     r = receive(c, message, maxlength);
     if (r < 0)
         return r;
-    mp__parcel_close(&message->own->parcel);
     message->data = message->own->bytes.data;
     message->size = message->own->bytes.size;
     return 0;
+}
+
+/* With the reading lock held. The descriptors that came along stay in c->parcel. */
+static int receive_into(mp_connection *c, int fd, void *buffer, size_t capacity, size_t *size)
+{
+    int r = await(c, fd, UINT64_MAX);
+
+    if (r < 0)
+        return r;
+    if (c->length > capacity) {
+        *size = (size_t)c->length;
+        return mp__fail(MP_ETOOSHORT,
+            "the message has %zu bytes, the buffer %zu; it is still pending", *size, capacity);
+    }
+    r = read_rest(c, fd, buffer, (size_t)c->length);
+    c->has_length = false;
+    if (r == 0)
+        *size = (size_t)c->length;
+    return r;
 }
 
 int mp_connection_recv_bytes_into(mp_connection *c, void *buffer, size_t capacity, size_t *size)
@@ -512,19 +530,30 @@ int mp_connection_recv_bytes_into(mp_connection *c, void *buffer, size_t capacit
     if (!size || (!buffer && capacity))
         return mp__fail(MP_EINVAL, "mp_connection_recv_bytes_into needs a buffer and a size");
     (void)pthread_mutex_lock(&c->reading);
-    r = await(c, fd, UINT64_MAX);
-    if (r == 0 && c->length > capacity) {
-        *size = (size_t)c->length;
-        r = mp__fail(MP_ETOOSHORT, "the message has %zu bytes, the buffer %zu; it is still pending",
-            *size, capacity);
-    } else if (r == 0) {
-        r = read_rest(c, fd, buffer, (size_t)c->length);
-        c->has_length = false;
+    r = receive_into(c, fd, buffer, capacity, size);
+    if (r == 0)
         mp__parcel_close(&c->parcel);
-        if (r == 0)
-            *size = (size_t)c->length;
-    }
     (void)pthread_mutex_unlock(&c->reading);
+    return r;
+}
+
+int mp__connection_recv_exactly(mp_connection *c, void *buffer, size_t size, mp__parcel *parcel)
+{
+    size_t got = 0;
+    int fd = readable_fd(c);
+    int r;
+
+    if (fd < 0)
+        return fd;
+    (void)pthread_mutex_lock(&c->reading);
+    r = receive_into(c, fd, buffer, size, &got);
+    *parcel = c->parcel;
+    c->parcel.count = 0;
+    (void)pthread_mutex_unlock(&c->reading);
+    if (r == MP_ETOOSHORT || (r == 0 && got != size))
+        r = mp__fail(MP_EPROTOCOL, "an answer of %zu bytes, not %zu", got, size);
+    if (r < 0)
+        mp__parcel_close(parcel);
     return r;
 }
 

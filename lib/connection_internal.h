@@ -16,6 +16,13 @@ int mp__connection_adopt_socket(int *fd, mp_connection **connection);
 int mp__connection_send_packed(mp_connection *connection, const void *data, size_t size,
     const mp__parcel *parcel);
 
+/*
+ * Receives one message of exactly size bytes without any allocation, and the
+ * descriptors that came with it, which are the caller's. MP_EPROTOCOL for another size.
+ */
+int mp__connection_recv_exactly(mp_connection *connection, void *buffer, size_t size,
+    mp__parcel *parcel);
+
 /* Takes the descriptor out of a connection and frees that. */
 int mp__connection_detach(mp_connection *connection);
 

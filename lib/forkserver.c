@@ -72,16 +72,14 @@ static void wait_for_request(void)
  */
 static int answer(long pid)
 {
+    mp__answer words = { pid, server.serial };
     mp__parcel parcel = { .count = 0 };
-    mp__buffer bytes = { 0 };
     int self = pid == getpid() && mp__pid_has_descriptors() ? mp__pid_open((pid_t)pid) : -1;
-    int r = mp__value_pack(mp_list(pid, server.serial), &bytes, &parcel);
+    int r;
 
     if (self >= 0)
         parcel.fds[parcel.count++] = self;
-    if (r == 0)
-        r = mp__connection_send_packed(server.channel, bytes.data, bytes.size, &parcel);
-    mp__buffer_done(&bytes);
+    r = mp__connection_send_packed(server.channel, &words, sizeof(words), &parcel);
     mp__fd_close(self);
     return r;
 }

@@ -14,6 +14,12 @@ typedef struct mp__status {
     int32_t unused; /* 0 */
 } mp__status;
 
+/* The answer to a request; the descriptor of the child comes with it, where there are such. */
+typedef struct mp__answer {
+    int64_t pid; /* or a negative code: it could not be forked */
+    uint64_t serial;
+} mp__answer;
+
 /*
  * Serves at the other end of channel until that is closed. Returns only in a
  * child, which child then describes; the server itself exits. Takes channel.

@@ -321,21 +321,23 @@ static bool is_dead(int r)
 
 /* ---- requests ---- */
 
-/* The next answer; one that was given before, about a child that died just then, is skipped. */
-static int next_answer(server *s, mp_message *message, long *pid)
+/*
+ * The next answer; one that was given before, about a child that died just then,
+ * is skipped. Nothing is allocated here: a child that runs must become known.
+ */
+static int next_answer(server *s, mp__answer *answer, mp__parcel *parcel)
 {
     bool interrupted = false;
-    uint64_t serial = 0;
     int r;
 
+    parcel->count = 0;
     do {
-        r = mp_connection_recv(s->channel, message);
-        if (r == 0)
-            r = mp_unpack(message, pid, &serial);
+        mp__parcel_close(parcel);
+        r = mp__connection_recv_exactly(s->channel, answer, sizeof(*answer), parcel);
         interrupted |= r == MP_EINTR;
-    } while (r == MP_EINTR || (r == 0 && serial == s->serial));
+    } while (r == MP_EINTR || (r == 0 && answer->serial == s->serial));
     if (r == 0)
-        s->serial = serial;
+        s->serial = answer->serial;
     if (interrupted) /* for a call that can be left: this one would leave the answer behind */
         mp_interrupt();
     return r;
@@ -352,29 +354,28 @@ static int stand_in(mp__popen *popen)
     return r;
 }
 
-static int receive_answer(server *s, mp__popen *popen)
+static int receive_answer(server *s, mp__popen *popen, bool *usable)
 {
-    mp_message message = MP_MESSAGE_INIT;
-    long pid;
-    int r = next_answer(s, &message, &pid);
+    mp__answer answer = { 0, 0 };
+    mp__parcel parcel;
+    int r = next_answer(s, &answer, &parcel);
 
-    popen->serial = s->serial;
-    if (r == 0 && pid < 0)
-        r = mp__fail((int)pid, "the fork server cannot fork: %s", mp_strerror((int)pid));
-    if (r == 0) {
-        popen->pid = (pid_t)pid;
-        if (message.own->parcel.count) {
-            popen->descriptor = message.own->parcel.fds[0];
-            message.own->parcel.fds[0] = -1;
-        } else if (mp__pid_has_descriptors()) {
-            r = stand_in(popen);
-        }
-    }
-    mp_message_clear(&message);
-    return r;
+    *usable = r == 0;
+    if (r < 0)
+        return r;
+    if (answer.pid < 0)
+        return mp__fail((int)answer.pid, "the fork server cannot fork: %s",
+            mp_strerror((int)answer.pid));
+    popen->pid = (pid_t)answer.pid;
+    popen->serial = answer.serial;
+    if (parcel.count)
+        popen->descriptor = parcel.fds[0];
+    return parcel.count || !mp__pid_has_descriptors() ? 0 : stand_in(popen);
 }
 
-static int request(server *s, const mp__job *job, const mp__lines *lines, mp__popen *popen)
+/* *usable: whether the server can be asked again, should this fail. */
+static int request(server *s, const mp__job *job, const mp__lines *lines, mp__popen *popen,
+    bool *usable)
 {
     char *directory = getcwd(NULL, 0);
     bool moved = directory && (!s->directory || strcmp(directory, s->directory) != 0);
@@ -384,22 +385,25 @@ static int request(server *s, const mp__job *job, const mp__lines *lines, mp__po
 
     mp__fd_close(self);
     free(directory);
-    return r < 0 ? r : receive_answer(s, popen);
+    *usable = r == 0 || r == MP_EFUNCTION || r == MP_ENOMEM; /* else a part of it may be sent */
+    return r < 0 ? r : receive_answer(s, popen, usable);
 }
 
 /* Asks the server, and once more a new one if the first turns out to be dead. */
 static int ask(const mp__job *job, const mp__lines *lines, mp__popen *popen)
 {
     server *s = NULL;
+    bool usable = true;
     int r = MP_EFORKSERVER;
 
     for (int attempt = 0; attempt < 2; attempt++) {
         r = ensure(&s);
         if (r == 0)
-            r = request(s, job, lines, popen);
+            r = request(s, job, lines, popen, &usable);
+        if (!usable)
+            retire(s);
         if (!is_dead(r))
             break;
-        retire(s);
         r = mp__fail(MP_EFORKSERVER, "the fork server ends before it can serve: code before "
                                      "MP_MAIN() or the preload hook fails in it, see stderr");
     }

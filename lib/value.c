@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "error_internal.h"
+#include "hooks_internal.h"
 
 /*
  * Extension types 0x70 to 0x7f are the library's. A handle on the wire is
@@ -430,6 +431,51 @@ mp__message *mp__message_own(mp_message *message)
     return message->own;
 }
 
+/* Messages that hold descriptors: a child of ours closes them, siblings wait for that. */
+static mp__message *holders;
+
+static void after_fork(bool ours)
+{
+    for (mp__message *m = holders; ours && m; m = m->next)
+        for (size_t i = 0; i < m->parcel.count; i++)
+            mp__fd_drop(&m->parcel.fds[i]);
+    if (ours)
+        holders = NULL;
+}
+
+void mp__message_take(mp_message *message, mp__parcel *parcel)
+{
+    mp__message *own = message->own;
+
+    if (!parcel->count)
+        return;
+    mp__hooks_after_fork(after_fork);
+    mp__lock();
+    own->parcel = *parcel;
+    parcel->count = 0;
+    own->previous = NULL;
+    own->next = holders;
+    if (holders)
+        holders->previous = own;
+    holders = own;
+    mp__unlock();
+}
+
+static void close_parcel(mp__message *own)
+{
+    if (!own->parcel.count)
+        return;
+    mp__lock();
+    if (own->previous)
+        own->previous->next = own->next;
+    else if (holders == own)
+        holders = own->next;
+    if (own->next)
+        own->next->previous = own->previous;
+    mp__parcel_close(&own->parcel);
+    mp__unlock();
+}
+
 void mp__message_reset(mp_message *message)
 {
     mp__message *own = message->own;
@@ -446,7 +492,7 @@ void mp__message_reset(mp_message *message)
         free(own->received);
         own->received = next;
     }
-    mp__parcel_close(&own->parcel);
+    close_parcel(own);
     msgpack_zone_free(own->decoded);
     own->decoded = NULL;
     own->bytes.size = 0;

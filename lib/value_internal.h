@@ -23,6 +23,7 @@ typedef struct mp__message {
     mp__parcel parcel; /* descriptors that came along, -1 where one was taken */
     mp__received *received;
     void *decoded; /* msgpack-c's memory */
+    struct mp__message *previous, *next; /* in the list of those with descriptors */
 } mp__message;
 
 struct mp_call {
@@ -32,6 +33,9 @@ struct mp_call {
 
 /* The inside of a message, made at need. NULL: MP_ENOMEM. */
 mp__message *mp__message_own(mp_message *message);
+
+/* The descriptors of a received message become this one's; in a child of ours they are closed. */
+void mp__message_take(mp_message *message, mp__parcel *parcel);
 
 /* Empties it but keeps its memory for the next one. */
 void mp__message_reset(mp_message *message);

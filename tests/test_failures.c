@@ -1,0 +1,240 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * test_failures.c - the first, second, third... call the system could refuse
+ * fails, in turn: each is an error of the library, and nothing is left behind.
+ *
+ * The functions below stand in for those of the C library, in this program only.
+ */
+#include "support.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <spawn.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+static bool armed;
+static int countdown; /* calls until one fails */
+static int failed;    /* calls that did */
+
+/* Whether this call is the one that fails. */
+static bool fails(void)
+{
+    if (!armed || --countdown != 0)
+        return false;
+    failed++;
+    return true;
+}
+
+/* The C library's own function of that name, put into a pointer to it. */
+static void find_real(void *pointer, const char *name)
+{
+    void *real = dlsym(RTLD_NEXT, name);
+
+    memcpy(pointer, &real, sizeof(real));
+}
+
+pid_t fork(void)
+{
+    pid_t (*real)(void);
+    pid_t pid;
+
+    find_real(&real, "fork");
+    if (fails()) {
+        errno = EAGAIN;
+        return -1;
+    }
+    pid = real();
+    if (pid == 0)
+        armed = false; /* what fails is the parent's */
+    return pid;
+}
+
+int pipe2(int fds[2], int flags)
+{
+    int (*real)(int *, int);
+
+    find_real(&real, "pipe2");
+    if (!fails())
+        return real(fds, flags);
+    errno = EMFILE;
+    return -1;
+}
+
+int socketpair(int domain, int type, int protocol, int fds[2])
+{
+    int (*real)(int, int, int, int *);
+
+    find_real(&real, "socketpair");
+    if (!fails())
+        return real(domain, type, protocol, fds);
+    errno = EMFILE;
+    return -1;
+}
+
+int posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_actions_t *actions,
+    const posix_spawnattr_t *attributes, char *const argv[], char *const envp[])
+{
+    int (*real)(pid_t *, const char *, const posix_spawn_file_actions_t *,
+        const posix_spawnattr_t *, char *const[], char *const[]);
+
+    find_real(&real, "posix_spawn");
+    if (!fails())
+        return real(pid, path, actions, attributes, argv, envp);
+    return EAGAIN;
+}
+
+#if !HAS_ASAN && !HAS_TSAN
+extern void *__libc_malloc(size_t size);
+extern void *__libc_calloc(size_t count, size_t size);
+extern void *__libc_realloc(void *old, size_t size);
+
+void *malloc(size_t size)
+{
+    if (!fails())
+        return __libc_malloc(size);
+    errno = ENOMEM;
+    return NULL;
+}
+
+void *calloc(size_t count, size_t size)
+{
+    if (!fails())
+        return __libc_calloc(count, size);
+    errno = ENOMEM;
+    return NULL;
+}
+
+void *realloc(void *old, size_t size)
+{
+    if (!fails())
+        return __libc_realloc(old, size);
+    errno = ENOMEM;
+    return NULL;
+}
+#endif
+
+static int return_three(mp_call *call)
+{
+    mp_connection *line;
+
+    return mp_unpack(call, &line, NULL) ? 99 : 3;
+}
+
+/* One whole use of the library. Returns the first code that is not 0. */
+static int use(void)
+{
+    mp_connection *a = NULL, *b = NULL;
+    mp_process *p = NULL;
+    int r = mp_pipe(&a, &b);
+
+    if (r == 0) {
+        p = mp_process_new(.target = return_three, .args = MP_ARGS(b, "text"), .daemon = true);
+        r = p ? mp_process_start(p) : mp_last_error()->code;
+    }
+    armed = false; /* the child has its own; joining needs nothing */
+    if (r == 0)
+        r = mp_process_join(p, PATIENCE);
+    if (r == 0 && mp_process_exitcode(p) != 3)
+        r = MP_EIO;
+    mp_process_free(p);
+    mp_connection_free(a);
+    mp_connection_free(b);
+    return r;
+}
+
+static void every_call_fails_in_turn(void **state)
+{
+    int descriptors, children, r, nth = 0;
+
+    (void)state;
+    assert_int_equal(use(), 0); /* what is made once is made */
+    descriptors = count_descriptors();
+    children = count_children();
+    do {
+        mp_clear_error();
+        failed = 0;
+        countdown = ++nth;
+        armed = true;
+        r = use();
+        armed = false;
+        if (failed && r < 0)
+            assert_true(*mp_last_error()->text);
+        assert_int_equal(count_descriptors(), descriptors);
+        assert_int_equal(count_children(), children);
+    } while (failed);
+    if (r < 0)
+        print_error("%s\n", mp_last_error()->text);
+    assert_int_equal(r, 0);
+    assert_true(nth > 3);
+}
+
+static void a_failed_start_can_be_tried_again(void **state)
+{
+    mp_connection *a, *b;
+    mp_process *p;
+    int nth = 0, r;
+
+    (void)state;
+    assert_int_equal(use(), 0);
+    assert_int_equal(mp_pipe(&a, &b), 0);
+    p = mp_process_new(.target = return_three, .args = MP_ARGS(a, 1), .daemon = true);
+    assert_non_null(p);
+    do {
+        countdown = ++nth;
+        armed = true;
+        r = mp_process_start(p);
+        armed = false;
+    } while (r < 0);
+    assert_int_equal(mp_process_join(p, PATIENCE), 0);
+    mp_process_free(p);
+    mp_connection_free(a);
+    mp_connection_free(b);
+}
+
+static int start_at_the_limit(mp_call *call)
+{
+    struct rlimit limit, tight;
+    int before = count_descriptors(), r;
+    mp_process *p;
+
+    (void)call;
+    for (rlim_t spare = 0; spare < 12; spare++) {
+        p = mp_process_new();
+        if (!p || getrlimit(RLIMIT_NOFILE, &limit))
+            return 1;
+        tight = limit;
+        tight.rlim_cur = (rlim_t)before + 1 + spare;
+        (void)setrlimit(RLIMIT_NOFILE, &tight);
+        r = mp_process_start(p);
+        (void)setrlimit(RLIMIT_NOFILE, &limit);
+        if (r == 0 && mp_process_join(p, PATIENCE))
+            return 2;
+        if (r != 0 && r != MP_EMFILE && r != MP_EFORKSERVER)
+            return 3;
+        mp_process_free(p);
+        if (strcmp(mp_get_start_method(false), "forkserver") != 0 && count_descriptors() != before)
+            return 4;
+    }
+    return 0;
+}
+
+static void at_the_limit_of_descriptors_start_fails_clean(void **state)
+{
+    (void)state;
+    assert_int_equal(finish(start_process(.target = start_at_the_limit)), 0);
+}
+
+static const struct CMUnitTest tests[] = {
+    UNDER_EACH(every_call_fails_in_turn),
+    UNDER_EACH(a_failed_start_can_be_tried_again),
+    UNDER_EACH(at_the_limit_of_descriptors_start_fails_clean),
+};
+
+TESTS_MAIN(tests)
