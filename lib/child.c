@@ -18,6 +18,7 @@
 #include "hooks_internal.h"
 #include "log_internal.h"
 #include "pid_internal.h"
+#include "exit_internal.h"
 #include "process_internal.h"
 
 static mp__child *self;

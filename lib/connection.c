@@ -19,18 +19,16 @@
 #include <unistd.h>
 
 #include "clock_internal.h"
-#include "cpu_internal.h"
 #include "error_internal.h"
 #include "fd_internal.h"
 #include "hooks_internal.h"
 #include "socket_internal.h"
+#include "spin_internal.h"
 
 #define LONG_FORM UINT32_MAX            /* -1: an 8-byte length follows */
 #define SHORT_MAX UINT32_C(0x7fffffff)  /* longest message with a 4-byte length */
 #define FIRST_STEP ((size_t)1 << 20)    /* bytes reserved on a peer's word alone */
 #define KEEP_MAX ((size_t)4 << 20)      /* memory a connection keeps for sending */
-#define SPIN_NS 20000                   /* about one wake-up of the other CPU */
-#define SPIN_MISSES_MAX 6
 
 struct mp_connection {
     mp__handle handle; /* first: it can travel */
@@ -43,7 +41,7 @@ struct mp_connection {
     uint64_t length;
     int broken;              /* the stream is no use any more: why */
     mp__parcel parcel;       /* descriptors that came with it */
-    unsigned misses, skips;  /* of spinning */
+    mp__spin spin;
 
     pthread_mutex_t writing; /* guards what follows */
     mp__buffer packed;
@@ -225,13 +223,18 @@ bool mp_connection_writable(const mp_connection *c)
     return c->writable;
 }
 
-static int readable_fd(const mp_connection *c)
+int mp__connection_readable_fd(const mp_connection *c)
 {
     int fd = mp_connection_fileno(c);
 
     if (fd >= 0 && !c->readable)
         return mp__fail(MP_EDIRECTION, "this end of a one-way pipe only sends");
     return fd;
+}
+
+bool mp__connection_pending(const mp_connection *c)
+{
+    return c->has_length;
 }
 
 static int writable_fd(const mp_connection *c)
@@ -335,42 +338,6 @@ static int read_rest(mp_connection *c, int fd, void *data, size_t size)
     return 0;
 }
 
-static bool other_cpus(void)
-{
-    static atomic_int known;
-
-    if (!atomic_load_explicit(&known, memory_order_relaxed))
-        atomic_store(&known, mp__cpu_count());
-    return atomic_load_explicit(&known, memory_order_relaxed) > 1;
-}
-
-/*
- * A short look before going to sleep: an answer that comes at once then costs
- * no wake-up. Where it does not help it is done ever less often.
- */
-static void spin(mp_connection *c, int fd)
-{
-    struct pollfd one = { .fd = fd, .events = POLLIN };
-    int64_t end;
-
-    if (c->skips) {
-        c->skips--;
-        return;
-    }
-    if (!other_cpus())
-        return;
-    end = mp__clock_now() + SPIN_NS;
-    do {
-        if (poll(&one, 1, 0) != 0) {
-            c->misses = 0;
-            return;
-        }
-    } while (mp__clock_now() < end);
-    if (c->misses < SPIN_MISSES_MAX)
-        c->misses++;
-    c->skips = 1u << c->misses;
-}
-
 static int read_header(mp_connection *c, int fd)
 {
     uint8_t header[8];
@@ -383,7 +350,7 @@ static int read_header(mp_connection *c, int fd)
         if (r < 0)
             return r;
     } else {
-        spin(c, fd);
+        mp__spin_wait(&c->spin, fd);
     }
     n = read_some(c, fd, header, 4);
     if (n < 0)
@@ -458,7 +425,7 @@ static int read_body(mp_connection *c, int fd, mp__buffer *bytes)
 static int receive(mp_connection *c, mp_message *message, uint64_t maxlength)
 {
     mp__message *own = mp__message_own(message);
-    int fd = readable_fd(c);
+    int fd = mp__connection_readable_fd(c);
     int r;
 
     if (fd < 0 || !own)
@@ -522,7 +489,7 @@ static int receive_into(mp_connection *c, int fd, void *buffer, size_t capacity,
 
 int mp_connection_recv_bytes_into(mp_connection *c, void *buffer, size_t capacity, size_t *size)
 {
-    int fd = readable_fd(c);
+    int fd = mp__connection_readable_fd(c);
     int r;
 
     if (fd < 0)
@@ -540,7 +507,7 @@ int mp_connection_recv_bytes_into(mp_connection *c, void *buffer, size_t capacit
 int mp__connection_recv_exactly(mp_connection *c, void *buffer, size_t size, mp__parcel *parcel)
 {
     size_t got = 0;
-    int fd = readable_fd(c);
+    int fd = mp__connection_readable_fd(c);
     int r;
 
     if (fd < 0)
@@ -559,77 +526,11 @@ int mp__connection_recv_exactly(mp_connection *c, void *buffer, size_t size, mp_
 
 int mp_connection_poll(mp_connection *c, double timeout)
 {
-    int fd = readable_fd(c);
+    int fd = mp__connection_readable_fd(c);
 
     if (fd < 0 || c->has_length)
         return fd < 0 ? fd : 1;
     return mp__fd_wait(fd, POLLIN, mp__clock_deadline(timeout));
-}
-
-/* ---- waiting for several ---- */
-
-mp_wait_item mp__wait_connection(const mp_connection *connection)
-{
-    return (mp_wait_item){ .connection = connection, .fd = -1 };
-}
-
-mp_wait_item mp__wait_fd(int fd)
-{
-    return (mp_wait_item){ .fd = fd };
-}
-
-/* Fills in what to poll; pending counts those that are ready without. */
-static int prepare(mp_wait_item *items, size_t count, struct pollfd *fds, int *pending)
-{
-    for (size_t i = 0; i < count; i++) {
-        const mp_connection *c = items[i].connection;
-        int fd = c ? readable_fd(c) : items[i].fd;
-
-        items[i].ready = false;
-        if (fd < 0)
-            return c || fd < -1 ? fd : mp__fail(MP_EBADF, "item %zu of mp_wait is -1", i);
-        *pending += c && c->has_length;
-        fds[i] = (struct pollfd){ .fd = fd, .events = POLLIN };
-    }
-    return 0;
-}
-
-static int collect(mp_wait_item *items, size_t count, const struct pollfd *fds)
-{
-    int ready = 0;
-
-    for (size_t i = 0; i < count; i++) {
-        if (fds[i].revents & POLLNVAL)
-            return mp__fail(MP_EBADF, "item %zu of mp_wait: descriptor %d is not open", i,
-                fds[i].fd);
-        items[i].ready = fds[i].revents || (items[i].connection && items[i].connection->has_length);
-        ready += items[i].ready;
-    }
-    return ready;
-}
-
-int mp_wait(mp_wait_item *items, size_t count, double timeout)
-{
-    struct pollfd few[33];
-    struct pollfd *fds = few;
-    int64_t deadline = mp__clock_deadline(timeout);
-    int pending = 0;
-    int r;
-
-    if (!count && deadline == MP__NEVER)
-        return mp__fail(MP_EINVAL, "mp_wait for nothing would never end");
-    if (count >= sizeof(few) / sizeof(*few))
-        fds = malloc((count + 1) * sizeof(*fds));
-    if (!fds)
-        return mp__fail(MP_ENOMEM, "out of memory for mp_wait");
-    r = prepare(items, count, fds, &pending);
-    if (r == 0)
-        r = mp__fd_poll(fds, count, pending ? 0 : deadline);
-    if (r >= 0)
-        r = collect(items, count, fds);
-    if (fds != few)
-        free(fds);
-    return r;
 }
 
 /* ---- travelling ---- */

@@ -23,6 +23,12 @@ int mp__connection_send_packed(mp_connection *connection, const void *data, size
 int mp__connection_recv_exactly(mp_connection *connection, void *buffer, size_t size,
     mp__parcel *parcel);
 
+/* The descriptor to receive from, or MP_ECLOSED, MP_EDIRECTION. */
+int mp__connection_readable_fd(const mp_connection *connection);
+
+/* Whether a message was begun: its length is known. */
+bool mp__connection_pending(const mp_connection *connection);
+
 /* Takes the descriptor out of a connection and frees that. */
 int mp__connection_detach(mp_connection *connection);
 

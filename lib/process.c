@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * process.c - process objects: what a program sees of its children, of itself
- * and of its parent. How a child is made is popen_*'s business.
+ * and of its mp__parent. How a child is made is popen_*'s business.
  */
 #include "process_internal.h"
 
@@ -24,34 +24,10 @@
 #include "popen_internal.h"
 #include "socket_internal.h"
 
-#define GRACE 1.0      /* seconds between SIGTERM and SIGKILL for daemons at exit */
 #define SWEEP_LEAST 32 /* children before finished ones are looked for at start */
 
-enum role { CHILD, CURRENT, PARENT };
-
-struct mp_process {
-    enum role role;
-    char *name;
-    mp_function target;
-    mp__buffer arguments;
-    mp__parcel parcel;
-    const mp_context *context;
-    mp__buffer authkey;
-    uint32_t *path;
-    size_t path_length;
-    bool daemon, started, closed, freed;
-    pid_t creator;
-    mp__popen popen;
-    mp_process *previous, *next; /* in the list of this process's children, under mp__lock */
-};
-
-static mp_process current = { .role = CURRENT, .popen = { .descriptor = -1, .life = -1, .lifeline = -1 } };
-static mp_process parent = { .role = PARENT, .popen = { .descriptor = -1, .life = -1, .lifeline = -1 } };
-static bool has_parent;
-static unsigned depth;
-static mp_process *children; /* all objects, started or not */
+mp_process *mp__children;
 static size_t started_count, sweep_at = SWEEP_LEAST;
-static uint32_t counter; /* of children described, for their names */
 static _Thread_local mp_process *being_started;
 
 /* ---- fork and the lists ---- */
@@ -60,13 +36,13 @@ static _Thread_local mp_process *being_started;
 static void after_fork(bool ours)
 {
     (void)ours;
-    mp__popen_close(&parent.popen);
-    for (mp_process *p = children; p; p = p->next) {
+    mp__popen_close(&mp__parent.popen);
+    for (mp_process *p = mp__children; p; p = p->next) {
         mp__popen_close(&p->popen);
         if (p != being_started)
             mp__parcel_close(&p->parcel);
     }
-    children = NULL;
+    mp__children = NULL;
     started_count = 0;
     sweep_at = SWEEP_LEAST;
 }
@@ -74,10 +50,10 @@ static void after_fork(bool ours)
 static void enlist(mp_process *p)
 {
     mp__lock();
-    p->next = children;
-    if (children)
-        children->previous = p;
-    children = p;
+    p->next = mp__children;
+    if (mp__children)
+        mp__children->previous = p;
+    mp__children = p;
     mp__unlock();
 }
 
@@ -86,8 +62,8 @@ static void delist(mp_process *p)
 {
     if (p->previous)
         p->previous->next = p->next;
-    else if (children == p)
-        children = p->next;
+    else if (mp__children == p)
+        mp__children = p->next;
     if (p->next)
         p->next->previous = p->previous;
     p->previous = p->next = NULL;
@@ -110,7 +86,7 @@ static void sweep(void)
     mp_process *next;
 
     started_count = 0;
-    for (mp_process *p = children; p; p = next) {
+    for (mp_process *p = mp__children; p; p = next) {
         next = p->next;
         if (!p->started)
             continue;
@@ -126,40 +102,17 @@ static void sweep(void)
 
 /* ---- describing ---- */
 
-static int get_authkey(const mp_process *p, const void **key, size_t *size)
-{
-    static pthread_mutex_t once = PTHREAD_MUTEX_INITIALIZER;
-    char random[32];
-    int r = 0;
-
-    if (p == &current) {
-        (void)pthread_mutex_lock(&once);
-        if (!current.authkey.size) {
-            if (getentropy(random, sizeof(random)) < 0)
-                r = mp__fail_errno("no random bytes for the authkey");
-            else
-                r = mp__buffer_append(&current.authkey, random, sizeof(random));
-        }
-        (void)pthread_mutex_unlock(&once);
-    }
-    if (r == 0) {
-        *key = p->authkey.data;
-        *size = p->authkey.size;
-    }
-    return r;
-}
-
 /* The creator's path and the number of the child: (1, 2). */
 static int make_path(mp_process *p)
 {
-    p->path = malloc((current.path_length + 1) * sizeof(*p->path));
+    p->path = malloc((mp__current.path_length + 1) * sizeof(*p->path));
     if (!p->path)
         return mp__fail(MP_ENOMEM, "out of memory for a process");
-    if (current.path_length)
-        memcpy(p->path, current.path, current.path_length * sizeof(*p->path));
-    p->path_length = current.path_length + 1;
+    if (mp__current.path_length)
+        memcpy(p->path, mp__current.path, mp__current.path_length * sizeof(*p->path));
+    p->path_length = mp__current.path_length + 1;
     mp__lock();
-    p->path[current.path_length] = ++counter;
+    p->path[mp__current.path_length] = mp__next_child();
     mp__unlock();
     return 0;
 }
@@ -212,7 +165,7 @@ mp_process *mp_process_create(const mp_process_options *options)
     p->popen = MP__POPEN_NONE;
     p->target = options->target;
     p->context = options->context;
-    p->daemon = options->daemon ? options->daemon > 0 : current.daemon;
+    p->daemon = options->daemon ? options->daemon > 0 : mp__current.daemon;
     p->creator = mp__hooks_pid();
     r = pack_arguments(p, options->args);
     if (r == 0)
@@ -220,7 +173,7 @@ mp_process *mp_process_create(const mp_process_options *options)
     if (r == 0)
         r = make_name(p, options->name);
     if (r == 0)
-        r = get_authkey(&current, &key, &key_size);
+        r = mp__process_get_authkey(&mp__current, &key, &key_size);
     if (r == 0)
         r = mp__buffer_append(&p->authkey, key, key_size);
     if (r < 0) {
@@ -233,29 +186,11 @@ mp_process *mp_process_create(const mp_process_options *options)
 
 /* ---- starting ---- */
 
-static int check_open(const mp_process *p)
-{
-    if (!p)
-        return mp__fail(MP_EINVAL, "no process: NULL");
-    if (p->closed)
-        return mp__fail(MP_ECLOSED, "process %s is closed", p->name);
-    return 0;
-}
-
-static int check_ours(const mp_process *p)
-{
-    int r = check_open(p);
-
-    if (r == 0 && p->role == CHILD && p->creator != mp__hooks_pid())
-        r = mp__fail(MP_ECREATOR, "process %s was created by another process", p->name);
-    return r;
-}
-
 static int check_started(const mp_process *p)
 {
-    int r = check_ours(p);
+    int r = mp__process_check_ours(p);
 
-    if (r == 0 && p->role == CHILD && !p->started)
+    if (r == 0 && p->role == MP__CHILD && !p->started)
         r = mp__fail(MP_ENOTSTARTED, "process %s was not started", p->name);
     return r;
 }
@@ -276,8 +211,8 @@ static int launch(mp_process *p, enum mp__method method)
         [MP__FORKSERVER] = mp__popen_forkserver,
     };
     mp__job job = {
-        .identity = { p->name, mp_process_name(&current), p->path, p->path_length,
-            p->authkey.data, p->authkey.size, p->daemon, depth + 1, method, mp__hooks_pid() },
+        .identity = { p->name, mp_process_name(&mp__current), p->path, p->path_length,
+            p->authkey.data, p->authkey.size, p->daemon, mp__depth + 1, method, mp__hooks_pid() },
         .target = p->target,
         .arguments = &p->arguments,
         .parcel = &p->parcel,
@@ -295,16 +230,16 @@ static int launch(mp_process *p, enum mp__method method)
 int mp_process_start(mp_process *p)
 {
     enum mp__method method;
-    int r = check_ours(p);
+    int r = mp__process_check_ours(p);
 
-    if (r == 0 && p->role != CHILD)
+    if (r == 0 && p->role != MP__CHILD)
         r = mp__fail(MP_ESTARTED, "this process runs already");
     if (r == 0 && p->started)
         r = mp__fail(MP_ESTARTED, "process %s was started before; a process starts once", p->name);
     if (r == 0)
         r = mp__context_method(p->context, &method);
     if (r == 0)
-        r = mp__guard_start(method, depth + 1);
+        r = mp__guard_start(method, mp__depth + 1);
     if (r < 0)
         return r;
     mp__lock();
@@ -330,18 +265,18 @@ static int parent_sentinel(void)
     int fds[2] = { -1, -1 };
 
     mp__lock();
-    if (mp__popen_sentinel(&parent.popen) < 0 && getppid() == parent.popen.pid) {
-        parent.popen.descriptor = mp__pid_open(parent.popen.pid);
-        if (getppid() != parent.popen.pid) /* it ended meanwhile, and the pid may be another's */
-            mp__fd_drop(&parent.popen.descriptor);
+    if (mp__popen_sentinel(&mp__parent.popen) < 0 && getppid() == mp__parent.popen.pid) {
+        mp__parent.popen.descriptor = mp__pid_open(mp__parent.popen.pid);
+        if (getppid() != mp__parent.popen.pid) /* it ended meanwhile, and the pid may be another's */
+            mp__fd_drop(&mp__parent.popen.descriptor);
     }
-    if (mp__popen_sentinel(&parent.popen) < 0 && getppid() != parent.popen.pid &&
+    if (mp__popen_sentinel(&mp__parent.popen) < 0 && getppid() != mp__parent.popen.pid &&
         mp__socket_pipe(fds) == 0) {
-        parent.popen.life = fds[0]; /* nobody writes: it is at its end */
+        mp__parent.popen.life = fds[0]; /* nobody writes: it is at its end */
         mp__fd_close(fds[1]);
     }
     mp__unlock();
-    return mp__popen_sentinel(&parent.popen);
+    return mp__popen_sentinel(&mp__parent.popen);
 }
 
 static int join_parent(double timeout)
@@ -360,9 +295,9 @@ int mp_process_join(mp_process *p, double timeout)
 
     if (r < 0)
         return r;
-    if (p->role == CURRENT)
+    if (p->role == MP__CURRENT)
         return mp__fail(MP_EINVAL, "a process cannot join itself");
-    if (p->role == PARENT)
+    if (p->role == MP__PARENT)
         return join_parent(timeout);
     if (!p->popen.ended) {
         r = mp__popen_wait(&p->popen, mp__clock_deadline(timeout));
@@ -387,18 +322,18 @@ static bool has_ended(mp_process *p)
 
 bool mp_process_is_alive(mp_process *p)
 {
-    if (check_ours(p) < 0)
+    if (mp__process_check_ours(p) < 0)
         return false;
-    if (p->role == CURRENT)
+    if (p->role == MP__CURRENT)
         return true;
-    if (p->role == PARENT)
+    if (p->role == MP__PARENT)
         return join_parent(0) == MP_ETIMEDOUT;
     return p->started && !has_ended(p);
 }
 
 int mp_process_exitcode(mp_process *p)
 {
-    if (check_ours(p) < 0 || p->role != CHILD || !p->started || !has_ended(p))
+    if (mp__process_check_ours(p) < 0 || p->role != MP__CHILD || !p->started || !has_ended(p))
         return MP_EXITCODE_NONE;
     return p->popen.exitcode;
 }
@@ -409,9 +344,9 @@ int mp_process_sentinel(const mp_process *p)
 
     if (r < 0)
         return r;
-    if (p->role == CURRENT)
+    if (p->role == MP__CURRENT)
         return mp__fail(MP_EINVAL, "a process cannot wait for its own end");
-    return p->role == PARENT ? parent_sentinel() : mp__popen_sentinel(&p->popen);
+    return p->role == MP__PARENT ? parent_sentinel() : mp__popen_sentinel(&p->popen);
 }
 
 mp_wait_item mp__wait_process(const struct mp_process *process)
@@ -427,9 +362,9 @@ static int signal_child(mp_process *p, int sig)
 
     if (r < 0)
         return r;
-    if (p->role == CURRENT)
+    if (p->role == MP__CURRENT)
         return raise(sig) == 0 ? 0 : mp__fail_errno("cannot send a signal");
-    if (p->role == PARENT)
+    if (p->role == MP__PARENT)
         return mp__fail(MP_ECREATOR, "a process does not end its parent");
     mp__lock();
     r = mp__popen_poll(&p->popen) ? 0 : mp__pid_signal(p->popen.pid, p->popen.descriptor, sig);
@@ -458,7 +393,7 @@ int mp_process_close(mp_process *p)
 {
     if (!p || p->closed)
         return 0;
-    if (p->role != CHILD)
+    if (p->role != MP__CHILD)
         return mp__fail(MP_ERUNNING, "process %s is running", p->name);
     if (p->creator == mp__hooks_pid() && p->started && !has_ended(p))
         return mp__fail(MP_ERUNNING, "process %s still runs; join it or end it first", p->name);
@@ -472,7 +407,7 @@ void mp_process_free(mp_process *p)
 {
     bool forget;
 
-    if (!p || p->role != CHILD)
+    if (!p || p->role != MP__CHILD)
         return;
     mp__lock();
     forget = p->creator != mp__hooks_pid() || !p->started || p->closed || mp__popen_poll(&p->popen);
@@ -491,7 +426,7 @@ size_t mp_active_children(mp_process **out, size_t capacity)
 
     mp__lock();
     sweep();
-    for (mp_process *p = children; p; p = p->next) {
+    for (mp_process *p = mp__children; p; p = p->next) {
         if (!p->started || p->freed || p->popen.ended)
             continue;
         if (count < capacity)
@@ -502,193 +437,7 @@ size_t mp_active_children(mp_process **out, size_t capacity)
     return count;
 }
 
-/* ---- attributes ---- */
-
-mp_process *mp_current_process(void)
-{
-    return &current;
-}
-
-mp_process *mp_parent_process(void)
-{
-    return has_parent ? &parent : NULL;
-}
-
-pid_t mp_process_pid(const mp_process *p)
-{
-    if (check_open(p) < 0)
-        return 0;
-    return p->role == CURRENT ? mp__hooks_pid() : p->popen.pid;
-}
-
-pid_t mp_process_ident(const mp_process *p)
-{
-    return mp_process_pid(p);
-}
-
-const char *mp_process_name(const mp_process *p)
-{
-    if (!p)
-        return NULL;
-    return p->name ? p->name : "MainProcess";
-}
-
-int mp_process_set_name(mp_process *p, const char *name)
-{
-    char *copy = p && name ? strdup(name) : NULL;
-
-    if (!p || !name)
-        return mp__fail(MP_EINVAL, "a process needs a name");
-    if (!copy)
-        return mp__fail(MP_ENOMEM, "out of memory for a name");
-    free(p->name);
-    p->name = copy;
-    if (p == &current)
-        mp__log_set_name(copy);
-    return 0;
-}
-
-bool mp_process_daemon(const mp_process *p)
-{
-    return p && p->daemon;
-}
-
-int mp_process_set_daemon(mp_process *p, bool daemon)
-{
-    int r = check_ours(p);
-
-    if (r == 0 && (p->role != CHILD || p->started))
-        r = mp__fail(MP_ESTARTED, "whether a process is a daemon is said before it starts");
-    if (r == 0)
-        p->daemon = daemon;
-    return r;
-}
-
-int mp_process_authkey(const mp_process *p, const void **key, size_t *size)
-{
-    int r = check_open(p);
-
-    return r < 0 ? r : get_authkey(p, key, size);
-}
-
-int mp_process_set_authkey(mp_process *p, const void *key, size_t size)
-{
-    mp__buffer copy = { 0 };
-    int r = check_ours(p);
-
-    if (r == 0 && (!key || !size))
-        r = mp__fail(MP_EINVAL, "an authkey has at least one byte");
-    if (r == 0)
-        r = mp__buffer_append(&copy, key, size);
-    if (r < 0)
-        return r;
-    mp__buffer_done(&p->authkey);
-    p->authkey = copy;
-    return 0;
-}
-
-int mp_cpu_count(void)
-{
-    const char *text = getenv("MP_CPU_COUNT");
-    long wanted = text ? strtol(text, NULL, 10) : 0;
-
-    return wanted > 0 && wanted <= INT_MAX ? (int)wanted : mp__cpu_count();
-}
-
-/* ---- becoming a child, and the end ---- */
-
-static void become_parent(const mp__child *child)
-{
-    char *name = strdup(child->identity.parent_name);
-
-    has_parent = true;
-    free(parent.name);
-    parent.name = name;
-    parent.popen = MP__POPEN_NONE;
-    parent.popen.pid = child->identity.parent;
-    parent.popen.descriptor = child->parent_fd;
-    if (!mp__pid_has_descriptors())
-        parent.popen.life = child->lifeline;
-    if (!name)
-        mp__bootstrap_fail();
-}
-
-void mp__process_become(const mp__child *child)
-{
-    const mp__identity *id = &child->identity;
-    char *name = strdup(id->name);
-    uint32_t *path = malloc(id->path_length * sizeof(*path));
-    mp__buffer authkey = { 0 };
-
-    become_parent(child);
-    if (!name || !path || mp__buffer_append(&authkey, id->authkey, id->authkey_size) < 0)
-        mp__bootstrap_fail();
-    memcpy(path, id->path, id->path_length * sizeof(*path));
-    free(current.name);
-    free(current.path);
-    mp__buffer_done(&current.authkey);
-    current.name = name;
-    current.path = path;
-    current.path_length = id->path_length;
-    current.authkey = authkey;
-    current.daemon = id->daemon;
-    depth = id->depth;
-    counter = 0;
-    mp__context_settle(id->method);
-}
-
-/* A child that still runs. */
-static mp_process *find_running(bool daemon)
-{
-    mp_process *p;
-
-    mp__lock();
-    for (p = children; p; p = p->next)
-        if (p->started && p->daemon == daemon && !mp__popen_poll(&p->popen))
-            break;
-    mp__unlock();
-    return p;
-}
-
-static void signal_daemons(int sig)
-{
-    mp__lock();
-    for (mp_process *p = children; p; p = p->next)
-        if (p->started && p->daemon && !mp__popen_poll(&p->popen))
-            (void)mp__pid_signal(p->popen.pid, p->popen.descriptor, sig);
-    mp__unlock();
-}
-
-/* Daemons end within the grace, or are killed: no exit hangs on them. */
-static void end_daemons(void)
-{
-    int64_t deadline = mp__clock_deadline(GRACE);
-    mp_process *p;
-
-    signal_daemons(SIGTERM);
-    while ((p = find_running(true))) {
-        if (mp__popen_wait(&p->popen, deadline) != MP_ETIMEDOUT)
-            continue;
-        mp_log(MP_LOG_INFO, "%s does not end on SIGTERM and is killed", p->name);
-        signal_daemons(SIGKILL);
-        deadline = MP__NEVER;
-    }
-}
-
-void mp__process_exit_phase(void)
-{
-    mp_process *p;
-
-    mp__hooks_run_exit(0);
-    end_daemons();
-    while ((p = find_running(false)))
-        (void)mp__popen_wait(&p->popen, MP__NEVER); /* an interrupt only has us look again */
-    mp__hooks_run_exit(INT_MIN);
-    mp__forkserver_stop();
-}
-
 __attribute__((constructor(102))) static void begin(void)
 {
     mp__hooks_after_fork(after_fork);
-    (void)atexit(mp__process_exit_phase); /* without memory children are orphans, as after _exit */
 }

@@ -1,18 +1,17 @@
 /* SPDX-License-Identifier: MIT
  *
  * value.c - values to bytes and back: the only file that calls msgpack-c. What
- * arrives is not trusted: check() walks it under one budget before msgpack-c,
- * which reserves whatever a header claims, may see it.
+ * arrives is not trusted: mp__check has walked it before msgpack-c may see it.
  */
 #include "value_internal.h"
 
 #include <msgpack.h>
 #include <stdarg.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "check_internal.h"
 #include "error_internal.h"
 #include "hooks_internal.h"
 
@@ -28,28 +27,6 @@
 #define EXT_TOO_LONG 0x73 /* the same */
 #define LOCAL MP__EXT_LOCAL
 #define HANDLE_HEADER 4
-
-static _Atomic uint64_t limit_message = UINT64_C(16) << 30;
-static _Atomic uint64_t limit_elements = UINT64_C(1) << 28;
-static atomic_uint limit_depth = MP__DEPTH_MAX;
-
-int mp_set_limits(const mp_limits *limits)
-{
-    if (!limits || limits->depth > MP__DEPTH_MAX)
-        return mp__fail(MP_EINVAL, "the limit of depth is at most %d", MP__DEPTH_MAX);
-    if (limits->message_bytes)
-        atomic_store(&limit_message, limits->message_bytes);
-    if (limits->elements)
-        atomic_store(&limit_elements, limits->elements);
-    if (limits->depth)
-        atomic_store(&limit_depth, limits->depth);
-    return 0;
-}
-
-uint64_t mp__limit_message(void)
-{
-    return atomic_load_explicit(&limit_message, memory_order_relaxed);
-}
 
 /* ---- making values ---- */
 
@@ -313,112 +290,6 @@ int mp__value_pack(msgpack_object value, mp__buffer *bytes, mp__parcel *parcel)
     return r;
 }
 
-/* ---- checking what arrives ---- */
-
-typedef struct {
-    const uint8_t *at, *end;
-} cursor;
-
-static uint64_t take(cursor *c, size_t width)
-{
-    uint64_t number = 0;
-
-    while (width--)
-        number = number << 8 | *c->at++;
-    return number;
-}
-
-/*
- * Steps over one value or the head of a list. Sets *payload to the bytes that
- * belong to it and *nested to the values that follow inside. NULL, or what is
- * wrong.
- */
-static const char *step(cursor *c, uint64_t *payload, uint64_t *nested, bool *container)
-{
-    static const uint8_t widths[32] = {
-        /* c0 */ 0, 0, 0, 0, 1, 2, 4, 1, /* bin 8 16 32, ext 8 */
-        /* c8 */ 2, 4, 4, 8, 1, 2, 4, 8, /* ext 16 32, float 32 64, uint 8 16 32 64 */
-        /* d0 */ 1, 2, 4, 8, 1, 2, 4, 8, /* int 8 16 32 64, fixext 1 2 4 8 */
-        /* d8 */ 16, 1, 2, 4, 2, 4, 2, 4 /* fixext 16, str 8 16 32, array 16 32, map 16 32 */
-    };
-    uint8_t lead = *c->at++;
-    size_t width;
-
-    *payload = *nested = 0;
-    *container = false;
-    if (lead <= 0x7f || lead >= 0xe0)
-        return NULL;
-    if (lead <= 0x9f) {
-        *nested = lead <= 0x8f ? 2 * (uint64_t)(lead & 0x0f) : (uint64_t)(lead & 0x0f);
-        *container = true;
-        return NULL;
-    }
-    if (lead <= 0xbf) {
-        *payload = lead & 0x1f;
-        return NULL;
-    }
-    if (lead == 0xc1)
-        return "the byte c1 is no MessagePack";
-    width = widths[lead - 0xc0];
-    if ((lead >= 0xca && lead <= 0xd3) || (lead >= 0xd4 && lead <= 0xd8)) {
-        *payload = lead >= 0xd4 ? width + 1 : width;
-        return NULL;
-    }
-    if ((size_t)(c->end - c->at) < width)
-        return "it ends inside a length";
-    *payload = take(c, width);
-    if (lead >= 0xc7 && lead <= 0xc9)
-        *payload += 1; /* the type of an extension */
-    if (lead >= 0xdc) {
-        *nested = lead >= 0xde ? 2 * *payload : *payload;
-        *payload = 0;
-        *container = true;
-    }
-    return NULL;
-}
-
-/*
- * Walks the whole text: every length within the bytes that are there, all lists
- * together claim no more values than there are bytes left, depth and number of
- * values within the limits, one value and nothing behind it. NULL, or what is
- * wrong.
- */
-static const char *check(const void *data, size_t size)
-{
-    uint64_t open[MP__DEPTH_MAX + 1] = { 1 };
-    uint64_t pending = 1, elements = 0, payload, nested;
-    uint64_t most = atomic_load_explicit(&limit_elements, memory_order_relaxed);
-    unsigned deepest = atomic_load_explicit(&limit_depth, memory_order_relaxed), depth = 0;
-    cursor c = { data, (const uint8_t *)data + size };
-    const char *wrong;
-    bool container;
-
-    while (pending) {
-        if (c.at == c.end)
-            return "it ends inside a value";
-        if (++elements > most)
-            return "it has more values than mp_set_limits allows";
-        wrong = step(&c, &payload, &nested, &container);
-        if (wrong)
-            return wrong;
-        if (payload > (uint64_t)(c.end - c.at))
-            return "a length is beyond its end";
-        c.at += payload;
-        open[depth]--;
-        pending += nested - 1;
-        if (pending > (uint64_t)(c.end - c.at))
-            return "a list is beyond its end";
-        if (container) {
-            if (depth == deepest)
-                return "its lists are nested too deep";
-            open[++depth] = nested;
-        }
-        while (depth && !open[depth])
-            depth--;
-    }
-    return c.at == c.end ? NULL : "there are bytes behind the value";
-}
-
 /* ---- decoding ---- */
 
 mp__message *mp__message_own(mp_message *message)
@@ -573,7 +444,7 @@ static int resolve(mp__message *own, msgpack_object *value)
 int mp__value_decode(mp_message *message)
 {
     mp__message *own = message->own;
-    const char *wrong = check(own->bytes.data, own->bytes.size);
+    const char *wrong = mp__check(own->bytes.data, own->bytes.size);
     msgpack_unpacked unpacked;
     msgpack_unpack_return answer;
     size_t offset = 0;

@@ -9,13 +9,12 @@
 #include <multiprocessing/value.h>
 
 #include "buffer_internal.h"
+#include "check_internal.h"
 #include "reduction_internal.h"
 
 /* A decoded handle is an extension of this type and size whose ptr is an mp__received. */
 #define MP__EXT_RECEIVED 0x71
 #define MP__EXT_LOCAL UINT32_MAX
-
-#define MP__DEPTH_MAX 32 /* what msgpack-c unpacks */
 
 /* What is behind an mp_message. */
 typedef struct mp__message {
@@ -51,8 +50,5 @@ int mp__value_pack(msgpack_object value, mp__buffer *bytes, mp__parcel *parcel);
  * the limits. Needs one spare byte of capacity behind them.
  */
 int mp__value_decode(mp_message *message);
-
-/* The longest message that is accepted. */
-uint64_t mp__limit_message(void);
 
 #endif

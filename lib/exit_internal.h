@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * exit_internal.h - how a process ends with its children.
+ */
+#ifndef MP__EXIT_INTERNAL_H
+#define MP__EXIT_INTERNAL_H
+
+/*
+ * Runs exit hooks, ends daemons, joins the other children, runs the hooks with
+ * negative priority, ends the fork server.
+ */
+void mp__process_exit_phase(void);
+
+#endif

@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * identity.c - who processes are: this one, its parent, and the attributes of a
+ * process object.
+ */
+#include "identity_internal.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cpu_internal.h"
+#include "error_internal.h"
+#include "hooks_internal.h"
+#include "log_internal.h"
+#include "pid_internal.h"
+
+mp_process mp__current = { .role = MP__CURRENT,
+    .popen = { .descriptor = -1, .life = -1, .lifeline = -1 } };
+mp_process mp__parent = { .role = MP__PARENT,
+    .popen = { .descriptor = -1, .life = -1, .lifeline = -1 } };
+unsigned mp__depth;
+static bool has_parent;
+static uint32_t counter;
+
+uint32_t mp__next_child(void)
+{
+    return ++counter;
+}
+
+int mp__process_check_open(const mp_process *p)
+{
+    if (!p)
+        return mp__fail(MP_EINVAL, "no process: NULL");
+    if (p->closed)
+        return mp__fail(MP_ECLOSED, "process %s is closed", p->name);
+    return 0;
+}
+
+int mp__process_check_ours(const mp_process *p)
+{
+    int r = mp__process_check_open(p);
+
+    if (r == 0 && p->role == MP__CHILD && p->creator != mp__hooks_pid())
+        r = mp__fail(MP_ECREATOR, "process %s was created by another process", p->name);
+    return r;
+}
+
+int mp__process_get_authkey(const mp_process *p, const void **key, size_t *size)
+{
+    static pthread_mutex_t once = PTHREAD_MUTEX_INITIALIZER;
+    char random[32];
+    int r = 0;
+
+    if (p == &mp__current) {
+        (void)pthread_mutex_lock(&once);
+        if (!mp__current.authkey.size) {
+            if (getentropy(random, sizeof(random)) < 0)
+                r = mp__fail_errno("no random bytes for the authkey");
+            else
+                r = mp__buffer_append(&mp__current.authkey, random, sizeof(random));
+        }
+        (void)pthread_mutex_unlock(&once);
+    }
+    if (r == 0) {
+        *key = p->authkey.data;
+        *size = p->authkey.size;
+    }
+    return r;
+}
+
+mp_process *mp_current_process(void)
+{
+    return &mp__current;
+}
+
+mp_process *mp_parent_process(void)
+{
+    return has_parent ? &mp__parent : NULL;
+}
+
+pid_t mp_process_pid(const mp_process *p)
+{
+    if (mp__process_check_open(p) < 0)
+        return 0;
+    return p->role == MP__CURRENT ? mp__hooks_pid() : p->popen.pid;
+}
+
+pid_t mp_process_ident(const mp_process *p)
+{
+    return mp_process_pid(p);
+}
+
+const char *mp_process_name(const mp_process *p)
+{
+    if (!p)
+        return NULL;
+    return p->name ? p->name : "MainProcess";
+}
+
+int mp_process_set_name(mp_process *p, const char *name)
+{
+    char *copy = p && name ? strdup(name) : NULL;
+
+    if (!p || !name)
+        return mp__fail(MP_EINVAL, "a process needs a name");
+    if (!copy)
+        return mp__fail(MP_ENOMEM, "out of memory for a name");
+    free(p->name);
+    p->name = copy;
+    if (p == &mp__current)
+        mp__log_set_name(copy);
+    return 0;
+}
+
+bool mp_process_daemon(const mp_process *p)
+{
+    return p && p->daemon;
+}
+
+int mp_process_set_daemon(mp_process *p, bool daemon)
+{
+    int r = mp__process_check_ours(p);
+
+    if (r == 0 && (p->role != MP__CHILD || p->started))
+        r = mp__fail(MP_ESTARTED, "whether a process is a daemon is said before it starts");
+    if (r == 0)
+        p->daemon = daemon;
+    return r;
+}
+
+int mp_process_authkey(const mp_process *p, const void **key, size_t *size)
+{
+    int r = mp__process_check_open(p);
+
+    return r < 0 ? r : mp__process_get_authkey(p, key, size);
+}
+
+int mp_process_set_authkey(mp_process *p, const void *key, size_t size)
+{
+    mp__buffer copy = { 0 };
+    int r = mp__process_check_ours(p);
+
+    if (r == 0 && (!key || !size))
+        r = mp__fail(MP_EINVAL, "an authkey has at least one byte");
+    if (r == 0)
+        r = mp__buffer_append(&copy, key, size);
+    if (r < 0)
+        return r;
+    mp__buffer_done(&p->authkey);
+    p->authkey = copy;
+    return 0;
+}
+
+int mp_cpu_count(void)
+{
+    const char *text = getenv("MP_CPU_COUNT");
+    long wanted = text ? strtol(text, NULL, 10) : 0;
+
+    return wanted > 0 && wanted <= INT_MAX ? (int)wanted : mp__cpu_count();
+}
+
+static void become_parent(const mp__child *child)
+{
+    char *name = strdup(child->identity.parent_name);
+
+    has_parent = true;
+    free(mp__parent.name);
+    mp__parent.name = name;
+    mp__parent.popen = MP__POPEN_NONE;
+    mp__parent.popen.pid = child->identity.parent;
+    mp__parent.popen.descriptor = child->parent_fd;
+    if (!mp__pid_has_descriptors())
+        mp__parent.popen.life = child->lifeline;
+    if (!name)
+        mp__bootstrap_fail();
+}
+
+void mp__process_become(const mp__child *child)
+{
+    const mp__identity *id = &child->identity;
+    char *name = strdup(id->name);
+    uint32_t *path = malloc(id->path_length * sizeof(*path));
+    mp__buffer authkey = { 0 };
+
+    become_parent(child);
+    if (!name || !path || mp__buffer_append(&authkey, id->authkey, id->authkey_size) < 0)
+        mp__bootstrap_fail();
+    memcpy(path, id->path, id->path_length * sizeof(*path));
+    free(mp__current.name);
+    free(mp__current.path);
+    mp__buffer_done(&mp__current.authkey);
+    mp__current.name = name;
+    mp__current.path = path;
+    mp__current.path_length = id->path_length;
+    mp__current.authkey = authkey;
+    mp__current.daemon = id->daemon;
+    mp__depth = id->depth;
+    counter = 0;
+    mp__context_settle(id->method);
+}

@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * spin_internal.h - a short look before going to sleep.
+ */
+#ifndef MP__SPIN_INTERNAL_H
+#define MP__SPIN_INTERNAL_H
+
+/* How it went before; all zero at first. */
+typedef struct mp__spin {
+    unsigned misses, skips;
+} mp__spin;
+
+/*
+ * Looks for about as long as a wake-up costs whether fd becomes readable: an
+ * answer that comes at once then costs none. Where it does not help it is done
+ * ever less often, and never with one CPU.
+ */
+void mp__spin_wait(mp__spin *spin, int fd);
+
+#endif

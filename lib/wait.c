@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * wait.c - mp_wait: several connections, sentinels and descriptors at once.
+ */
+#include <multiprocessing/connection.h>
+
+#include <stdlib.h>
+
+#include "clock_internal.h"
+#include "connection_internal.h"
+#include "error_internal.h"
+#include "fd_internal.h"
+
+mp_wait_item mp__wait_connection(const mp_connection *connection)
+{
+    return (mp_wait_item){ .connection = connection, .fd = -1 };
+}
+
+mp_wait_item mp__wait_fd(int fd)
+{
+    return (mp_wait_item){ .fd = fd };
+}
+
+/* A message whose length was read already is ready, whatever the descriptor says. */
+static bool is_pending(const mp_wait_item *item)
+{
+    return item->connection && mp__connection_pending(item->connection);
+}
+
+/* Fills in what to poll; pending counts those that are ready without. */
+static int prepare(mp_wait_item *items, size_t count, struct pollfd *fds, int *pending)
+{
+    for (size_t i = 0; i < count; i++) {
+        const mp_connection *c = items[i].connection;
+        int fd = c ? mp__connection_readable_fd(c) : items[i].fd;
+
+        items[i].ready = false;
+        if (fd < 0)
+            return c || fd < -1 ? fd : mp__fail(MP_EBADF, "item %zu of mp_wait is -1", i);
+        *pending += is_pending(&items[i]);
+        fds[i] = (struct pollfd){ .fd = fd, .events = POLLIN };
+    }
+    return 0;
+}
+
+static int collect(mp_wait_item *items, size_t count, const struct pollfd *fds)
+{
+    int ready = 0;
+
+    for (size_t i = 0; i < count; i++) {
+        if (fds[i].revents & POLLNVAL)
+            return mp__fail(MP_EBADF, "item %zu of mp_wait: descriptor %d is not open", i,
+                fds[i].fd);
+        items[i].ready = fds[i].revents || is_pending(&items[i]);
+        ready += items[i].ready;
+    }
+    return ready;
+}
+
+int mp_wait(mp_wait_item *items, size_t count, double timeout)
+{
+    struct pollfd few[33];
+    struct pollfd *fds = few;
+    int64_t deadline = mp__clock_deadline(timeout);
+    int pending = 0;
+    int r;
+
+    if (!count && deadline == MP__NEVER)
+        return mp__fail(MP_EINVAL, "mp_wait for nothing would never end");
+    if (count >= sizeof(few) / sizeof(*few))
+        fds = malloc((count + 1) * sizeof(*fds));
+    if (!fds)
+        return mp__fail(MP_ENOMEM, "out of memory for mp_wait");
+    r = prepare(items, count, fds, &pending);
+    if (r == 0)
+        r = mp__fd_poll(fds, count, pending ? 0 : deadline);
+    if (r >= 0)
+        r = collect(items, count, fds);
+    if (fds != few)
+        free(fds);
+    return r;
+}
