@@ -64,6 +64,7 @@ static void complain_if_missed(void)
 {
     if (stage != MP__STAGE_BOOTSTRAPPING)
         return;
+    (void)fflush(NULL);
     if (write(STDERR_FILENO, never_reached, sizeof(never_reached) - 1) < 0)
         _exit(1);
     _exit(1);

@@ -314,8 +314,10 @@ static void preload(const mp__server_orders *orders)
 {
     if (orders->hook && orders->hook() != 0 && orders->on_error != MP_ON_ERROR_IGNORE) {
         mp__log_last_words("the preload hook failed");
-        if (orders->on_error == MP_ON_ERROR_FAIL)
+        if (orders->on_error == MP_ON_ERROR_FAIL) {
+            (void)fflush(NULL);
             _exit(1);
+        }
     }
     (void)fflush(NULL); /* or every child would write it again */
 }

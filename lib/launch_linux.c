@@ -27,10 +27,13 @@ static int prepare_descriptors(posix_spawn_file_actions_t *actions, int channel)
 
 static int prepare_signals(posix_spawnattr_t *attributes)
 {
+    struct sigaction hangup;
     sigset_t all, none;
     int e;
 
     sigfillset(&all);
+    if (sigaction(SIGHUP, NULL, &hangup) == 0 && hangup.sa_handler == SIG_IGN)
+        (void)sigdelset(&all, SIGHUP); /* nohup goes on */
     sigemptyset(&none);
     e = posix_spawnattr_setsigdefault(attributes, &all);
     if (!e)

@@ -48,12 +48,14 @@ static void say_and_end(int report)
 static void become(const char *path, char *const argv[], char *const envp[], int channel,
     int report, int highest)
 {
-    struct sigaction standard = { .sa_handler = SIG_DFL };
+    struct sigaction standard = { .sa_handler = SIG_DFL }, hangup = standard;
     sigset_t none;
     int null;
 
+    (void)sigaction(SIGHUP, NULL, &hangup);
     for (int sig = 1; sig < NSIG; sig++)
-        (void)sigaction(sig, &standard, NULL); /* fails for the few that cannot change */
+        if (sig != SIGHUP || hangup.sa_handler != SIG_IGN) /* nohup goes on */
+            (void)sigaction(sig, &standard, NULL);         /* fails for the few that cannot change */
     sigemptyset(&none);
     (void)sigprocmask(SIG_SETMASK, &none, NULL);
     if (report == MP__LAUNCH_FD)

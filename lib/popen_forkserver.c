@@ -397,10 +397,11 @@ static int ask(const mp__job *job, const mp__lines *lines, mp__popen *popen)
     int r = MP_EFORKSERVER;
 
     for (int attempt = 0; attempt < 2; attempt++) {
+        s = NULL;
         r = ensure(&s);
         if (r == 0)
             r = request(s, job, lines, popen, &usable);
-        if (!usable)
+        if (!usable && s)
             retire(s);
         if (!is_dead(r))
             break;
