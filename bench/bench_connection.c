@@ -377,7 +377,7 @@ int main(int argc, char **argv)
     buffer = malloc(LARGE); /* in every process: before the guard */
     bench_check(buffer != NULL, "memory");
     memset(buffer, 1, LARGE);
-    MP_MAIN() {
+    MP_MAIN () {
         bench_options options = bench_parse(argc, argv);
         struct channels channels = { .orders = NULL };
         mp_process *child = start_child(&channels);

@@ -206,7 +206,7 @@ int main(int argc, char **argv)
 {
     if (getenv("BENCH_FLOOR_CHILD"))
         be_floor_child();
-    MP_MAIN() {
+    MP_MAIN () {
         bench_options options = bench_parse(argc, argv);
         bench_peer peer = bench_peer_open();
 

@@ -150,7 +150,7 @@ static int both_ways(void)
 
 int main(void)
 {
-    MP_MAIN() {
+    MP_MAIN () {
         return one_way() < 0 || both_ways() < 0;
     }
     return 0;

@@ -43,7 +43,7 @@ static int f(mp_call *call)
 
 int main(void)
 {
-    MP_MAIN() { /* if __name__ == '__main__': */
+    MP_MAIN () { /* if __name__ == '__main__': */
         long pid = mp_process_pid(mp_current_process());
         mp_process *p = mp_process_new(.target = f, .args = MP_ARGS("bob", pid));
 

@@ -79,7 +79,7 @@ int main(int argc, char **argv)
     (void)argv;
     (void)timespec_get(&now, TIME_UTC);
     num = (unsigned long long)now.tv_sec * 1000000000 + (unsigned long long)now.tv_nsec;
-    MP_MAIN() {
+    MP_MAIN () {
         unsigned long long child[CHILDREN];
 
         for (int m = 0; m < 3; m++) {

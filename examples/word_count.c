@@ -629,7 +629,7 @@ static struct options parse(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-    MP_MAIN() {
+    MP_MAIN () {
         struct options o = parse(argc, argv);
         int code;
 

@@ -167,8 +167,10 @@ int mp__guard_start(enum mp__method method, unsigned depth)
         return mp__fail(MP_EGUARD, "spawn and forkserver need the main guard: put what starts "
                                    "processes into MP_MAIN() { ... } in main()");
     if (depth > depth_limit())
-        return mp__fail(MP_EDEPTH, "processes are nested deeper than %u; MP_MAX_DEPTH in the "
-                                   "environment changes the limit", depth_limit());
+        return mp__fail(MP_EDEPTH,
+            "processes are nested deeper than %u; MP_MAX_DEPTH in the "
+            "environment changes the limit",
+            depth_limit());
     return check_recursion();
 }
 
@@ -326,7 +328,8 @@ mp_connection *mp__bootstrap_channel(void)
 
     channel_fd = -1;
     if (fcntl(fd, F_GETFD) < 0) {
-        (void)mp__fail(MP_EBADF, "the environment variable " MP__CHILD_VARIABLE " names no channel");
+        (void)mp__fail(
+            MP_EBADF, "the environment variable " MP__CHILD_VARIABLE " names no channel");
         mp__bootstrap_fail();
     }
     if (mp__connection_adopt_socket(&fd, &channel) < 0)
@@ -388,8 +391,8 @@ int mp__bootstrap_send(mp_connection *channel, const mp__job *job, const char *d
             (long)id->parent),
         &parcel);
     if (r == 0)
-        r = mp__connection_send_packed(channel, job->arguments->data, job->arguments->size,
-            job->parcel);
+        r = mp__connection_send_packed(
+            channel, job->arguments->data, job->arguments->size, job->parcel);
     return r;
 }
 
@@ -425,8 +428,8 @@ static int take_descriptor(mp_message *message, int place, int *fd)
     return 0;
 }
 
-static int find(const char *module, uint64_t offset, mp_bytes_view identity,
-    void (**function)(void))
+static int find(
+    const char *module, uint64_t offset, mp_bytes_view identity, void (**function)(void))
 {
     mp__function description = { .offset = offset, .identity_size = identity.size };
 
@@ -460,8 +463,8 @@ static int receive_server(mp_message *message, mp__server_orders *orders)
     preface told;
     void (*hook)(void);
     int version, on_error, report;
-    int r = mp_unpack(message, &version, &told.role, &told.has_target, &told.module,
-        &told.offset, &told.identity, &told.level, &on_error, &report);
+    int r = mp_unpack(message, &version, &told.role, &told.has_target, &told.module, &told.offset,
+        &told.identity, &told.level, &on_error, &report);
 
     if (r == 0)
         r = take_preface(&told, &hook);
@@ -490,9 +493,9 @@ static int receive_child(mp_connection *channel, mp_message *message, mp__child 
     void (*target)(void);
     int version, method, lifeline, life, parent_fd;
     long parent;
-    int r = mp_unpack(message, &version, &told.role, &told.has_target, &told.module,
-        &told.offset, &told.identity, &told.level, &directory, &lifeline, &life, &parent_fd,
-        &id->name, &id->parent_name, &path, &authkey, &id->daemon, &id->depth, &method, &parent);
+    int r = mp_unpack(message, &version, &told.role, &told.has_target, &told.module, &told.offset,
+        &told.identity, &told.level, &directory, &lifeline, &life, &parent_fd, &id->name,
+        &id->parent_name, &path, &authkey, &id->daemon, &id->depth, &method, &parent);
 
     if (r == 0)
         r = take_descriptor(message, lifeline, &child->lifeline);

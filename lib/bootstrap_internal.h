@@ -54,13 +54,13 @@ typedef struct mp__job {
 typedef struct mp__popen mp__popen;
 struct mp__popen {
     pid_t pid;
-    int descriptor; /* of mp__pid_open, or -1 */
-    int life;       /* ends when the child ends, where there are no such descriptors */
-    int lifeline;   /* kept open as long as a daemon shall live */
+    int descriptor;            /* of mp__pid_open, or -1 */
+    int life;                  /* ends when the child ends, where there are no such descriptors */
+    int lifeline;              /* kept open as long as a daemon shall live */
     struct mp__server *server; /* of a fork server: who reports the exit code */
     uint64_t serial;
     mp__popen *sibling; /* in the list of that server */
-    bool reported; /* exitcode is known */
+    bool reported;      /* exitcode is known */
     bool ended;
     int exitcode;
 };

@@ -25,22 +25,24 @@
 #include "socket_internal.h"
 #include "spin_internal.h"
 
-#define LONG_FORM UINT32_MAX            /* -1: an 8-byte length follows */
-#define SHORT_MAX UINT32_C(0x7fffffff)  /* longest message with a 4-byte length */
-#define FIRST_STEP ((size_t)1 << 20)    /* bytes reserved on a peer's word alone */
-#define KEEP_MAX ((size_t)4 << 20)      /* memory a connection keeps for sending */
+#define LONG_FORM UINT32_MAX           /* -1: an 8-byte length follows */
+#define SHORT_MAX UINT32_C(0x7fffffff) /* longest message with a 4-byte length */
+#define FIRST_STEP ((size_t)1 << 20)   /* bytes reserved on a peer's word alone */
+#define KEEP_MAX ((size_t)4 << 20)     /* memory a connection keeps for sending */
 
 struct mp_connection {
     mp__handle handle; /* first: it can travel */
     atomic_int fd;     /* -1: closed */
     bool readable, writable, is_socket;
-    bool lost;         /* closed because this process is a child it was not passed to */
+    bool is_local; /* a Unix socket: handles can be sent */
+    bool lost;     /* closed because this process is a child it was not passed to */
 
     pthread_mutex_t reading; /* guards what follows */
     bool has_length;         /* the length of the next message was read */
     uint64_t length;
-    int broken;              /* the stream is no use any more: why */
-    mp__parcel parcel;       /* descriptors that came with it */
+    int broken;        /* the stream is no use any more: why */
+    mp__parcel parcel; /* descriptors that came with it */
+    bool incomplete;   /* there was no room for some of them */
     mp__spin spin;
 
     pthread_mutex_t writing; /* guards what follows */
@@ -87,7 +89,10 @@ static void delist(mp_connection *c)
     mp__unlock();
 }
 
-static int adopt(int *fd, bool readable, bool writable, bool is_socket, mp_connection **out)
+/* What a connection can do; on the wire when one travels. */
+enum { READABLE = 1, WRITABLE = 2, SOCKET = 4, LOCAL = 8 };
+
+static int adopt(int *fd, int abilities, mp_connection **out)
 {
     mp_connection *c = calloc(1, sizeof(*c));
 
@@ -95,9 +100,10 @@ static int adopt(int *fd, bool readable, bool writable, bool is_socket, mp_conne
         return mp__fail(MP_ENOMEM, "out of memory for a connection");
     mp__hooks_after_fork(after_fork);
     c->handle.kind = &mp__connection_kind;
-    c->readable = readable;
-    c->writable = writable;
-    c->is_socket = is_socket;
+    c->readable = abilities & READABLE;
+    c->writable = abilities & WRITABLE;
+    c->is_socket = abilities & SOCKET;
+    c->is_local = abilities & LOCAL;
     (void)pthread_mutex_init(&c->reading, NULL); /* cannot fail with default attributes */
     (void)pthread_mutex_init(&c->writing, NULL);
     atomic_init(&c->fd, *fd);
@@ -109,23 +115,40 @@ static int adopt(int *fd, bool readable, bool writable, bool is_socket, mp_conne
 
 int mp__connection_adopt_socket(int *fd, mp_connection **connection)
 {
-    return adopt(fd, true, true, true, connection);
+    return adopt(fd, READABLE | WRITABLE | SOCKET | LOCAL, connection);
+}
+
+static int abilities_of(int fd, int flags, mode_t mode)
+{
+    struct sockaddr_storage name = { .ss_family = AF_UNSPEC };
+    socklen_t size = sizeof(name);
+    int access = flags & O_ACCMODE, abilities = 0;
+
+    if (access != O_WRONLY)
+        abilities |= READABLE;
+    if (access != O_RDONLY)
+        abilities |= WRITABLE;
+    if (S_ISSOCK(mode))
+        abilities |= SOCKET;
+    if (S_ISSOCK(mode) && getsockname(fd, (struct sockaddr *)&name, &size) == 0 &&
+        name.ss_family == AF_UNIX)
+        abilities |= LOCAL;
+    return abilities;
 }
 
 mp_connection *mp_connection_new(int *fd)
 {
     mp_connection *c = NULL;
     struct stat status;
-    int flags, access;
+    int flags;
 
     if (!fd || *fd < 0 || (flags = fcntl(*fd, F_GETFL)) < 0 || fstat(*fd, &status) < 0) {
         (void)mp__fail(MP_EBADF, "descriptor %d is not open", fd ? *fd : -1);
         return NULL;
     }
-    access = flags & O_ACCMODE;
     if (mp__fd_raise(fd) < 0)
         return NULL;
-    (void)adopt(fd, access != O_WRONLY, access != O_RDONLY, S_ISSOCK(status.st_mode), &c);
+    (void)adopt(fd, abilities_of(*fd, flags, status.st_mode), &c);
     return c;
 }
 
@@ -168,6 +191,7 @@ mp_connection *mp_connection_keep(mp_connection *c)
 
 int mp_pipe_create(const mp_pipe_options *options)
 {
+    int both = READABLE | WRITABLE | SOCKET | LOCAL;
     mp_connection *left = NULL, *right = NULL;
     int fds[2] = { -1, -1 };
     int r;
@@ -176,9 +200,9 @@ int mp_pipe_create(const mp_pipe_options *options)
         return mp__fail(MP_EINVAL, "mp_pipe needs two places for its ends");
     r = options->oneway ? mp__socket_pipe(fds) : mp__socket_pair(fds);
     if (r == 0)
-        r = adopt(&fds[0], true, !options->oneway, !options->oneway, &left);
+        r = adopt(&fds[0], options->oneway ? READABLE : both, &left);
     if (r == 0)
-        r = adopt(&fds[1], !options->oneway, true, !options->oneway, &right);
+        r = adopt(&fds[1], options->oneway ? WRITABLE : both, &right);
     if (r == 0) {
         *options->a = left;
         *options->b = right;
@@ -259,8 +283,8 @@ static size_t put_header(uint8_t header[12], uint64_t length)
 }
 
 /* With the writing lock held. */
-static int send_frame(mp_connection *c, int fd, const void *data, size_t size,
-    const mp__parcel *parcel)
+static int send_frame(
+    mp_connection *c, int fd, const void *data, size_t size, const mp__parcel *parcel)
 {
     uint8_t header[12];
     struct iovec parts[2] = { { header, put_header(header, size) }, { (void *)data, size } };
@@ -268,15 +292,15 @@ static int send_frame(mp_connection *c, int fd, const void *data, size_t size,
 
     if (r < 0)
         return r;
-    if (parcel->count && !c->is_socket)
-        return mp__fail(MP_EHANDLE, "handles travel through sockets only; make the pipe with both "
-                                    "directions");
+    if (parcel->count && !c->is_local)
+        return mp__fail(MP_EHANDLE, "handles travel through Unix sockets only; make the pipe with "
+                                    "both directions");
     return c->is_socket ? mp__fd_send(fd, parts, 2, parcel->fds, parcel->count)
                         : mp__fd_write(fd, parts, 2);
 }
 
-int mp__connection_send_packed(mp_connection *c, const void *data, size_t size,
-    const mp__parcel *parcel)
+int mp__connection_send_packed(
+    mp_connection *c, const void *data, size_t size, const mp__parcel *parcel)
 {
     int r = writable_fd(c);
 
@@ -319,8 +343,9 @@ int mp_connection_send_bytes(mp_connection *c, const void *data, size_t size)
 
 static ssize_t read_some(mp_connection *c, int fd, void *data, size_t size)
 {
-    return c->is_socket ? mp__fd_receive(fd, data, size, c->parcel.fds, &c->parcel.count)
-                        : mp__fd_read(fd, data, size);
+    return c->is_socket
+               ? mp__fd_receive(fd, data, size, c->parcel.fds, &c->parcel.count, &c->incomplete)
+               : mp__fd_read(fd, data, size);
 }
 
 /* size bytes, or MP_ETRUNCATED. A failure in the middle of a message breaks the stream for good. */
@@ -406,7 +431,9 @@ static int read_body(mp_connection *c, int fd, mp__buffer *bytes)
         size_t room = bytes->capacity ? bytes->capacity - 1 : 0; /* one byte is spare, for a NUL */
 
         if (bytes->size == room || room < FIRST_STEP) {
-            size_t wanted = room < FIRST_STEP ? FIRST_STEP : room > SIZE_MAX / 4 ? length : 2 * room;
+            size_t wanted = room < FIRST_STEP     ? FIRST_STEP
+                            : room > SIZE_MAX / 4 ? length
+                                                  : 2 * room;
 
             r = mp__buffer_reserve(bytes, (wanted < length ? wanted : length) + 1);
             if (r < 0) /* the message stays pending, unless a part of it is lost */
@@ -420,6 +447,17 @@ static int read_body(mp_connection *c, int fd, mp__buffer *bytes)
     }
     c->has_length = false;
     return length ? 0 : mp__buffer_reserve(bytes, 1);
+}
+
+/* A whole message was read. One that lost handles is an error, and the next one is in step. */
+static int end_message(mp_connection *c)
+{
+    if (!c->incomplete)
+        return 0;
+    c->incomplete = false;
+    mp__parcel_close(&c->parcel);
+    return mp__fail(MP_EMFILE, "descriptors that came with a message were lost, and the message "
+                               "with them: this process may not open more (ulimit -n)");
 }
 
 static int receive(mp_connection *c, mp_message *message, uint64_t maxlength)
@@ -436,6 +474,8 @@ static int receive(mp_connection *c, mp_message *message, uint64_t maxlength)
         mp__message_reset(message);
         r = read_body(c, fd, &own->bytes);
     }
+    if (r == 0)
+        r = end_message(c);
     if (r == 0)
         mp__message_take(message, &c->parcel);
     (void)pthread_mutex_unlock(&c->reading);
@@ -463,6 +503,7 @@ int mp_connection_recv_bytes(mp_connection *c, mp_message *message, size_t maxle
     r = receive(c, message, maxlength);
     if (r < 0)
         return r;
+    mp__message_drop_handles(message);
     message->data = message->own->bytes.data;
     message->size = message->own->bytes.size;
     return 0;
@@ -482,6 +523,8 @@ static int receive_into(mp_connection *c, int fd, void *buffer, size_t capacity,
     }
     r = read_rest(c, fd, buffer, (size_t)c->length);
     c->has_length = false;
+    if (r == 0)
+        r = end_message(c);
     if (r == 0)
         *size = (size_t)c->length;
     return r;
@@ -535,8 +578,6 @@ int mp_connection_poll(mp_connection *c, double timeout)
 
 /* ---- travelling ---- */
 
-enum { READABLE = 1, WRITABLE = 2, SOCKET = 4 };
-
 static int reduce(const void *object, mp__reduced *reduced)
 {
     const mp_connection *c = object;
@@ -547,7 +588,7 @@ static int reduce(const void *object, mp__reduced *reduced)
     if (c->has_length || c->broken)
         return mp__fail(MP_EHANDLE, "a connection with a message half received cannot travel");
     reduced->state[0] = (uint8_t)((c->readable ? READABLE : 0) | (c->writable ? WRITABLE : 0) |
-                                  (c->is_socket ? SOCKET : 0));
+                                  (c->is_socket ? SOCKET : 0) | (c->is_local ? LOCAL : 0));
     reduced->size = 1;
     reduced->fds[0] = fd;
     reduced->count = 1;
@@ -561,7 +602,7 @@ static int rebuild(const uint8_t *state, size_t size, int *fds, size_t count, vo
 
     if (size != 1 || count != 1 || fds[0] < 0)
         return mp__fail(MP_EPROTOCOL, "malformed connection in a message");
-    r = adopt(&fds[0], state[0] & READABLE, state[0] & WRITABLE, state[0] & SOCKET, &c);
+    r = adopt(&fds[0], state[0], &c);
     *object = c;
     return r;
 }

@@ -47,8 +47,10 @@ static int preset(void)
     int method = find(text && *text ? text : methods[0]);
 
     return method >= 0 ? method
-                       : mp__fail(MP_EINVAL, "MP_START_METHOD is \"%s\": it must be fork, spawn or "
-                                             "forkserver", text);
+                       : mp__fail(MP_EINVAL,
+                             "MP_START_METHOD is \"%s\": it must be fork, spawn or "
+                             "forkserver",
+                             text);
 }
 
 /* The method of the default context, chosen now if it was not. */
@@ -113,8 +115,9 @@ int mp_set_start_method_create(const mp_set_start_method_options *options)
     if (options->force)
         atomic_store(&chosen, method);
     else if (!atomic_compare_exchange_strong(&chosen, &unchosen, method))
-        return mp__fail(MP_ECONTEXT, "the start method is %s already, chosen by an earlier call or "
-                                     "by first use; .force = true changes it",
+        return mp__fail(MP_ECONTEXT,
+            "the start method is %s already, chosen by an earlier call or "
+            "by first use; .force = true changes it",
             contexts[unchosen].name);
     return 0;
 }

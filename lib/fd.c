@@ -123,7 +123,7 @@ static bool interrupted(void)
 int mp__fd_poll(struct pollfd *fds, size_t count, int64_t deadline)
 {
     struct timespec left;
-    bool watch = mp__fd_interruptible();
+    bool watch = deadline != 0 && mp__fd_interruptible(); /* a look does not block */
     int n;
 
     fds[count] = (struct pollfd){ .fd = interrupt_pipe[0], .events = POLLIN };
@@ -179,10 +179,10 @@ ssize_t mp__fd_read(int fd, void *data, size_t size)
     return n < 0 ? mp__fail_errno("read") : n;
 }
 
-/* Descriptors of the control data, appended to fds. -1 if the kernel had to drop some. */
-static int take_descriptors(struct msghdr *message, int *fds, size_t *count)
+/* Descriptors of the control data, appended to fds. False if some had to be dropped. */
+static bool take_descriptors(struct msghdr *message, int *fds, size_t *count)
 {
-    int r = message->msg_flags & MSG_CTRUNC ? -1 : 0;
+    bool all = !(message->msg_flags & MSG_CTRUNC);
 
     for (struct cmsghdr *c = CMSG_FIRSTHDR(message); c; c = CMSG_NXTHDR(message, c)) {
         if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
@@ -196,18 +196,18 @@ static int take_descriptors(struct msghdr *message, int *fds, size_t *count)
                 fds[(*count)++] = fd;
             } else {
                 mp__fd_close(fd);
-                r = -1;
+                all = false;
             }
         }
     }
-    return r;
+    return all;
 }
 
 #ifndef MSG_CMSG_CLOEXEC
 #define MSG_CMSG_CLOEXEC 0
 #endif
 
-ssize_t mp__fd_receive(int fd, void *data, size_t size, int *fds, size_t *count)
+ssize_t mp__fd_receive(int fd, void *data, size_t size, int *fds, size_t *count, bool *lost)
 {
     union {
         struct cmsghdr header;
@@ -224,9 +224,8 @@ ssize_t mp__fd_receive(int fd, void *data, size_t size, int *fds, size_t *count)
     } while (n < 0 && again(fd, POLLIN));
     if (n < 0)
         return mp__fail_errno("recvmsg");
-    if (message.msg_controllen && take_descriptors(&message, fds, count) < 0)
-        return mp__fail(MP_EMFILE, "descriptors that came with a message were lost: this process "
-                                   "may not open more (ulimit -n)");
+    if (message.msg_flags & MSG_CTRUNC || message.msg_controllen)
+        *lost |= !take_descriptors(&message, fds, count);
     return n;
 }
 
@@ -257,37 +256,41 @@ static int slice(const struct iovec *vector, int parts, struct iovec out[2])
     return n;
 }
 
-/* Blocks SIGPIPE in this thread; a write to a pipe has no flag against it. */
-static bool hold_sigpipe(sigset_t *old)
-{
-    sigset_t pipe_only;
+typedef struct {
+    sigset_t only, old; /* SIGPIPE; the mask of this thread */
+    bool pending;       /* one was there before: it is not ours to take */
+} hold;
 
-    sigemptyset(&pipe_only);
-    sigaddset(&pipe_only, SIGPIPE);
-    return pthread_sigmask(SIG_BLOCK, &pipe_only, old) == 0 && !sigismember(old, SIGPIPE);
+/* Blocks SIGPIPE in this thread; a write to a pipe has no flag against it. */
+static void hold_sigpipe(hold *h)
+{
+    sigset_t pending;
+
+    sigemptyset(&h->only);
+    sigaddset(&h->only, SIGPIPE);
+    (void)pthread_sigmask(SIG_BLOCK, &h->only, &h->old); /* cannot fail with these arguments */
+    h->pending = sigismember(&h->old, SIGPIPE) && sigpending(&pending) == 0 &&
+                 sigismember(&pending, SIGPIPE);
 }
 
 /* Undoes it; takes away the signal our own write raised. */
-static void release_sigpipe(const sigset_t *old, bool raised)
+static void release_sigpipe(const hold *h, bool raised)
 {
-    sigset_t pipe_only;
     struct timespec now = { 0, 0 };
 
-    sigemptyset(&pipe_only);
-    sigaddset(&pipe_only, SIGPIPE);
-    while (raised && sigtimedwait(&pipe_only, NULL, &now) < 0 && errno == EINTR)
+    while (raised && !h->pending && sigtimedwait(&h->only, NULL, &now) < 0 && errno == EINTR)
         ;
-    (void)pthread_sigmask(SIG_SETMASK, old, NULL); /* a mask we got from it */
+    (void)pthread_sigmask(SIG_SETMASK, &h->old, NULL);
 }
 
 int mp__fd_write(int fd, struct iovec *vector, int parts)
 {
     struct iovec some[2];
-    sigset_t old;
-    bool held = hold_sigpipe(&old);
+    hold h;
     ssize_t n = 0;
     int r = 0;
 
+    hold_sigpipe(&h);
     for (advance(&vector, &parts, 0); parts; advance(&vector, &parts, (size_t)n)) {
         do
             n = writev(fd, some, slice(vector, parts, some));
@@ -297,8 +300,7 @@ int mp__fd_write(int fd, struct iovec *vector, int parts)
             break;
         }
     }
-    if (held)
-        release_sigpipe(&old, r == -EPIPE);
+    release_sigpipe(&h, r == -EPIPE);
     return r;
 }
 

@@ -45,8 +45,11 @@ bool mp__fd_interruptible(void);
 /* Reads once, at least one byte unless it is the end: how many, 0 at the end, or a code. */
 ssize_t mp__fd_read(int fd, void *data, size_t size);
 
-/* The same on a Unix socket; appends descriptors that come along to fds[*count..MP__FDS_MAX). */
-ssize_t mp__fd_receive(int fd, void *data, size_t size, int *fds, size_t *count);
+/*
+ * The same on a socket; appends descriptors that come along to
+ * fds[*count..MP__FDS_MAX). Sets *lost if there was no room for some.
+ */
+ssize_t mp__fd_receive(int fd, void *data, size_t size, int *fds, size_t *count, bool *lost);
 
 /*
  * Writes everything, or returns a code: with -EPIPE, not SIGPIPE, when nobody

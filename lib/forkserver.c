@@ -169,8 +169,7 @@ static void flush_statuses(void)
     size_t size = server.unsent.size, done = 0;
 
     /* Whole records: a pipe takes up to PIPE_BUF bytes at once or not at all. */
-    while (done < size &&
-           write(server.report, server.unsent.data + done, sizeof(mp__status)) > 0)
+    while (done < size && write(server.report, server.unsent.data + done, sizeof(mp__status)) > 0)
         done += sizeof(mp__status);
     if (done)
         memmove(server.unsent.data, server.unsent.data + done, size - done);
@@ -179,8 +178,7 @@ static void flush_statuses(void)
 
 static void put_status(uint64_t serial, int status)
 {
-    mp__status record = { serial,
-        WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status), 0 };
+    mp__status record = { serial, WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status), 0 };
 
     if (mp__buffer_append(&server.unsent, &record, sizeof(record)) < 0)
         mp__log_last_words("fork server: an exit code is lost: out of memory");
@@ -198,8 +196,7 @@ static bool fork_spare(mp__child *child)
     if (server.spare < 0) { /* tried again at the next event or in a moment */
         fork_error = -errno;
         server.spare = 0;
-    }
-    else if (server.spare == 0) {
+    } else if (server.spare == 0) {
         be_spare(child);
         return true;
     }
@@ -327,8 +324,8 @@ static void open_server(mp_connection *channel, const mp__server_orders *orders)
     server.channel = channel;
     server.report = orders->report;
     mp__log_set_name("ForkServer");
-    server.progress = mmap(NULL, sizeof(*server.progress), PROT_READ | PROT_WRITE,
-        MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    server.progress = mmap(
+        NULL, sizeof(*server.progress), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (server.progress == MAP_FAILED) {
         (void)mp__fail_errno("mmap");
         mp__bootstrap_fail();

@@ -24,8 +24,8 @@ typedef struct mp__answer {
  * Serves at the other end of channel until that is closed. Returns only in a
  * child, which child then describes; the server itself exits. Takes channel.
  */
-void mp__forkserver_serve(mp_connection *channel, const mp__server_orders *orders,
-    mp__child *child);
+void mp__forkserver_serve(
+    mp_connection *channel, const mp__server_orders *orders, mp__child *child);
 
 /* In a child of a server: writes its exit code where its owner looks for it. */
 void mp__forkserver_report(const mp__child *child, int exitcode);

@@ -140,13 +140,16 @@ static int describe_in(struct dl_phdr_info *m, size_t size, void *argument)
 
 int mp__function_describe(void (*function)(void), mp__function *description)
 {
-    search s = { .address = (uintptr_t)function, .description = description, .first = true,
+    search s = { .address = (uintptr_t)function,
+        .description = description,
+        .first = true,
         .result = MP_EFUNCTION };
 
     (void)dl_iterate_phdr(describe_in, &s);
     if (s.result < 0)
-        return mp__fail(MP_EFUNCTION, "%p is not a function of this program or of one of its "
-                                      "shared libraries, so a child cannot find it",
+        return mp__fail(MP_EFUNCTION,
+            "%p is not a function of this program or of one of its "
+            "shared libraries, so a child cannot find it",
             (void *)s.address);
     return 0;
 }
@@ -164,8 +167,9 @@ static int find_in(struct dl_phdr_info *m, size_t size, void *argument)
     identify(m, &own);
     if (own.identity_size != s->description->identity_size ||
         memcmp(own.identity, s->description->identity, own.identity_size) != 0)
-        s->result = mp__fail(MP_EFUNCTION, "%s is another build here than in the parent, so the "
-                                           "function is not called; start the program anew",
+        s->result = mp__fail(MP_EFUNCTION,
+            "%s is another build here than in the parent, so the "
+            "function is not called; start the program anew",
             *s->description->module ? s->description->module : "the program");
     else if (!holds_code(m, s->description->offset))
         s->result = mp__fail(MP_EFUNCTION, "the function is not in the code of %s",

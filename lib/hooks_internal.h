@@ -33,5 +33,4 @@ pid_t mp__hooks_pid(void);
 /* Runs and forgets what mp_atexit registered with at least this priority. */
 void mp__hooks_run_exit(int priority);
 
-
 #endif

@@ -45,8 +45,8 @@ static void say_and_end(int report)
 }
 
 /* Between fork and exec: nothing here takes a lock. Never returns. */
-static void become(const char *path, char *const argv[], char *const envp[], int channel,
-    int report, int highest)
+static void become(
+    const char *path, char *const argv[], char *const envp[], int channel, int report, int highest)
 {
     struct sigaction standard = { .sa_handler = SIG_DFL }, hangup = standard;
     sigset_t none;
@@ -55,7 +55,7 @@ static void become(const char *path, char *const argv[], char *const envp[], int
     (void)sigaction(SIGHUP, NULL, &hangup);
     for (int sig = 1; sig < NSIG; sig++)
         if (sig != SIGHUP || hangup.sa_handler != SIG_IGN) /* nohup goes on */
-            (void)sigaction(sig, &standard, NULL);         /* fails for the few that cannot change */
+            (void)sigaction(sig, &standard, NULL); /* fails for the few that cannot change */
     sigemptyset(&none);
     (void)sigprocmask(SIG_SETMASK, &none, NULL);
     if (report == MP__LAUNCH_FD)

@@ -22,8 +22,12 @@ static const struct {
     int level;
     const char *name;
 } levels[] = {
-    { MP_LOG_SUBDEBUG, "SUBDEBUG" }, { MP_LOG_DEBUG, "DEBUG" }, { MP_LOG_INFO, "INFO" },
-    { MP_LOG_SUBWARNING, "SUBWARNING" }, { MP_LOG_WARNING, "WARNING" }, { MP_LOG_ERROR, "ERROR" },
+    { MP_LOG_SUBDEBUG, "SUBDEBUG" },
+    { MP_LOG_DEBUG, "DEBUG" },
+    { MP_LOG_INFO, "INFO" },
+    { MP_LOG_SUBWARNING, "SUBWARNING" },
+    { MP_LOG_WARNING, "WARNING" },
+    { MP_LOG_ERROR, "ERROR" },
     { MP_LOG_OFF, "OFF" },
 };
 
@@ -95,11 +99,11 @@ void mp_log_write(int level, const char *file, int number, const char *format, .
 
     if (level < mp_log_get_level())
         return;
-    n = snprintf(line, sizeof(line), "[%s/%s pid %ld] ", level_name(level), process_name,
-        (long)getpid());
+    n = snprintf(
+        line, sizeof(line), "[%s/%s pid %ld] ", level_name(level), process_name, (long)getpid());
     if (mp_log_get_level() <= MP_LOG_DEBUG)
-        n += snprintf(line + n, sizeof(line) - (size_t)n, "%.100s:%d: ",
-            strrchr(file, '/') ? strrchr(file, '/') + 1 : file, number);
+        n += snprintf(line + n, sizeof(line) - (size_t)n,
+            "%.100s:%d: ", strrchr(file, '/') ? strrchr(file, '/') + 1 : file, number);
     va_start(arguments, format);
     n += vsnprintf(line + n, sizeof(line) - (size_t)n, format, arguments);
     va_end(arguments);

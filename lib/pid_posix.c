@@ -102,7 +102,7 @@ void mp__pid_set_title(const char *name)
 void mp__pid_mark(char *text)
 {
     memset(text, 0, strlen(text)); /* nobody needs it any more */
-    (void)setenv(MARK, "1", 1); /* without memory only the depth limit is left */
+    (void)setenv(MARK, "1", 1);    /* without memory only the depth limit is left */
 }
 
 void mp__pid_unmark(char *text)

@@ -28,7 +28,7 @@
 #include "pid_internal.h"
 #include "socket_internal.h"
 
-#define LOST 255        /* the exit code when the server died before it could tell; Python's */
+#define LOST 255 /* the exit code when the server died before it could tell; Python's */
 #define STOP_SECONDS 1.0
 #define PATIENCE_MS 5 /* between looks, where a process has no descriptor to wait for */
 
@@ -364,8 +364,8 @@ static int receive_answer(server *s, mp__popen *popen, bool *usable)
     if (r < 0)
         return r;
     if (answer.pid < 0)
-        return mp__fail((int)answer.pid, "the fork server cannot fork: %s",
-            mp_strerror((int)answer.pid));
+        return mp__fail(
+            (int)answer.pid, "the fork server cannot fork: %s", mp_strerror((int)answer.pid));
     popen->pid = (pid_t)answer.pid;
     popen->serial = answer.serial;
     if (parcel.count)
@@ -374,14 +374,14 @@ static int receive_answer(server *s, mp__popen *popen, bool *usable)
 }
 
 /* *usable: whether the server can be asked again, should this fail. */
-static int request(server *s, const mp__job *job, const mp__lines *lines, mp__popen *popen,
-    bool *usable)
+static int request(
+    server *s, const mp__job *job, const mp__lines *lines, mp__popen *popen, bool *usable)
 {
     char *directory = getcwd(NULL, 0);
     bool moved = directory && (!s->directory || strcmp(directory, s->directory) != 0);
     int self = mp__pid_has_descriptors() ? mp__pid_open(getpid()) : -1;
-    int r = mp__bootstrap_send(s->channel, job, moved ? directory : NULL, lines->lifeline[0],
-        lines->life[1], self);
+    int r = mp__bootstrap_send(
+        s->channel, job, moved ? directory : NULL, lines->lifeline[0], lines->life[1], self);
 
     mp__fd_close(self);
     free(directory);

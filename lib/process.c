@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * process.c - process objects: what a program sees of its children, of itself
- * and of its mp__parent. How a child is made is popen_*'s business.
+ * and of its parent. How a child is made is popen_*'s business.
  */
 #include "process_internal.h"
 
@@ -125,8 +125,8 @@ static int make_name(mp_process *p, const char *name)
     if (!name) {
         n = (size_t)snprintf(text, sizeof(text), "%sProcess", mp__context_prefix(p->context));
         for (size_t i = 0; i < p->path_length && n < sizeof(text) - 12; i++)
-            n += (size_t)snprintf(text + n, sizeof(text) - n, "%c%lu", i ? ':' : '-',
-                (unsigned long)p->path[i]);
+            n += (size_t)snprintf(
+                text + n, sizeof(text) - n, "%c%lu", i ? ':' : '-', (unsigned long)p->path[i]);
         name = text;
     }
     p->name = strdup(name);
@@ -267,7 +267,8 @@ static int parent_sentinel(void)
     mp__lock();
     if (mp__popen_sentinel(&mp__parent.popen) < 0 && getppid() == mp__parent.popen.pid) {
         mp__parent.popen.descriptor = mp__pid_open(mp__parent.popen.pid);
-        if (getppid() != mp__parent.popen.pid) /* it ended meanwhile, and the pid may be another's */
+        if (getppid() !=
+            mp__parent.popen.pid) /* it ended meanwhile, and the pid may be another's */
             mp__fd_drop(&mp__parent.popen.descriptor);
     }
     if (mp__popen_sentinel(&mp__parent.popen) < 0 && getppid() != mp__parent.popen.pid &&
@@ -305,8 +306,10 @@ int mp_process_join(mp_process *p, double timeout)
             return r;
     }
     if (p->popen.exitcode == MP_EXITCODE_LOST)
-        return mp__fail(MP_ECHILD, "process %s has ended, but other code in this program reaped it "
-                                   "(or ignores SIGCHLD): its exit code is lost", p->name);
+        return mp__fail(MP_ECHILD,
+            "process %s has ended, but other code in this program reaped it "
+            "(or ignores SIGCHLD): its exit code is lost",
+            p->name);
     return 0;
 }
 
@@ -347,11 +350,6 @@ int mp_process_sentinel(const mp_process *p)
     if (p->role == MP__CURRENT)
         return mp__fail(MP_EINVAL, "a process cannot wait for its own end");
     return p->role == MP__PARENT ? parent_sentinel() : mp__popen_sentinel(&p->popen);
-}
-
-mp_wait_item mp__wait_process(const struct mp_process *process)
-{
-    return (mp_wait_item){ .process = process, .fd = mp_process_sentinel(process) };
 }
 
 /* ---- signals ---- */

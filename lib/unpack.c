@@ -311,8 +311,8 @@ int mp__unpack(size_t count, const mp__slot *slots)
         return mp__fail(MP_EINVAL, "mp_unpack takes a call, a message or an object first");
     if (slots[0].type == MP__SLOT_CALL || wanted != 1) {
         if (values->type != MSGPACK_OBJECT_ARRAY)
-            return mp__fail(MP_ETYPE, "%s cannot be taken apart into %zu values",
-                value_name(values), wanted);
+            return mp__fail(
+                MP_ETYPE, "%s cannot be taken apart into %zu values", value_name(values), wanted);
         if (values->via.array.size != wanted)
             return mp__fail(MP_ECOUNT, "%lu values arrived, %zu are expected",
                 (unsigned long)values->via.array.size, wanted);

@@ -262,10 +262,12 @@ static int pack(packing *p, const msgpack_object *value)
         return msgpack_pack_double(&p->packer, value->via.f64);
     case MSGPACK_OBJECT_STR:
         r = msgpack_pack_str(&p->packer, value->via.str.size);
-        return r < 0 ? r : msgpack_pack_str_body(&p->packer, value->via.str.ptr, value->via.str.size);
+        return r < 0 ? r
+                     : msgpack_pack_str_body(&p->packer, value->via.str.ptr, value->via.str.size);
     case MSGPACK_OBJECT_BIN:
         r = msgpack_pack_bin(&p->packer, value->via.bin.size);
-        return r < 0 ? r : msgpack_pack_bin_body(&p->packer, value->via.bin.ptr, value->via.bin.size);
+        return r < 0 ? r
+                     : msgpack_pack_bin_body(&p->packer, value->via.bin.ptr, value->via.bin.size);
     case MSGPACK_OBJECT_ARRAY:
     case MSGPACK_OBJECT_MAP:
         return pack_nested(p, value);
@@ -332,8 +334,10 @@ void mp__message_take(mp_message *message, mp__parcel *parcel)
     mp__unlock();
 }
 
-static void close_parcel(mp__message *own)
+void mp__message_drop_handles(mp_message *message)
 {
+    mp__message *own = message->own;
+
     if (!own->parcel.count)
         return;
     mp__lock();
@@ -363,7 +367,7 @@ void mp__message_reset(mp_message *message)
         free(own->received);
         own->received = next;
     }
-    close_parcel(own);
+    mp__message_drop_handles(message);
     msgpack_zone_free(own->decoded);
     own->decoded = NULL;
     own->bytes.size = 0;
@@ -397,8 +401,12 @@ static int resolve_handle(mp__message *own, msgpack_object_ext *ext)
     received = malloc(sizeof(*received));
     if (!received)
         return mp__fail(MP_ENOMEM, "out of memory for a handle");
-    *received = (mp__received){ .state = head + HANDLE_HEADER, .size = ext->size - HANDLE_HEADER,
-        .fds = own->parcel.fds + first, .count = count, .code = head[0], .next = own->received };
+    *received = (mp__received){ .state = head + HANDLE_HEADER,
+        .size = ext->size - HANDLE_HEADER,
+        .fds = own->parcel.fds + first,
+        .count = count,
+        .code = head[0],
+        .next = own->received };
     own->received = received;
     ext->type = MP__EXT_RECEIVED;
     ext->size = LOCAL;
@@ -451,8 +459,8 @@ int mp__value_decode(mp_message *message)
     int r = 0;
 
     if (wrong)
-        return mp__fail(MP_EPROTOCOL, "a message of %zu bytes is malformed: %s", own->bytes.size,
-            wrong);
+        return mp__fail(
+            MP_EPROTOCOL, "a message of %zu bytes is malformed: %s", own->bytes.size, wrong);
     msgpack_unpacked_init(&unpacked);
     answer = msgpack_unpack_next(&unpacked, own->bytes.data, own->bytes.size, &offset);
     if (answer == MSGPACK_UNPACK_NOMEM_ERROR)

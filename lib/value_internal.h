@@ -21,7 +21,7 @@ typedef struct mp__message {
     mp__buffer bytes;
     mp__parcel parcel; /* descriptors that came along, -1 where one was taken */
     mp__received *received;
-    void *decoded; /* msgpack-c's memory */
+    void *decoded;                       /* msgpack-c's memory */
     struct mp__message *previous, *next; /* in the list of those with descriptors */
 } mp__message;
 
@@ -35,6 +35,9 @@ mp__message *mp__message_own(mp_message *message);
 
 /* The descriptors of a received message become this one's; in a child of ours they are closed. */
 void mp__message_take(mp_message *message, mp__parcel *parcel);
+
+/* Closes them: of a message received as bytes nobody can ask for them. */
+void mp__message_drop_handles(mp_message *message);
 
 /* Empties it but keeps its memory for the next one. */
 void mp__message_reset(mp_message *message);

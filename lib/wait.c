@@ -6,6 +6,8 @@
 
 #include <stdlib.h>
 
+#include <multiprocessing/process.h>
+
 #include "clock_internal.h"
 #include "connection_internal.h"
 #include "error_internal.h"
@@ -14,6 +16,11 @@
 mp_wait_item mp__wait_connection(const mp_connection *connection)
 {
     return (mp_wait_item){ .connection = connection, .fd = -1 };
+}
+
+mp_wait_item mp__wait_process(const mp_process *process)
+{
+    return (mp_wait_item){ .process = process, .fd = -1 };
 }
 
 mp_wait_item mp__wait_fd(int fd)
@@ -27,16 +34,25 @@ static bool is_pending(const mp_wait_item *item)
     return item->connection && mp__connection_pending(item->connection);
 }
 
+static int descriptor_of(const mp_wait_item *item)
+{
+    if (item->connection)
+        return mp__connection_readable_fd(item->connection);
+    if (item->process)
+        return mp_process_sentinel(item->process);
+    return item->fd < 0 ? mp__fail(MP_EBADF, "an item of mp_wait is descriptor %d", item->fd)
+                        : item->fd;
+}
+
 /* Fills in what to poll; pending counts those that are ready without. */
 static int prepare(mp_wait_item *items, size_t count, struct pollfd *fds, int *pending)
 {
     for (size_t i = 0; i < count; i++) {
-        const mp_connection *c = items[i].connection;
-        int fd = c ? mp__connection_readable_fd(c) : items[i].fd;
+        int fd = descriptor_of(&items[i]);
 
         items[i].ready = false;
         if (fd < 0)
-            return c || fd < -1 ? fd : mp__fail(MP_EBADF, "item %zu of mp_wait is -1", i);
+            return fd;
         *pending += is_pending(&items[i]);
         fds[i] = (struct pollfd){ .fd = fd, .events = POLLIN };
     }
@@ -49,8 +65,8 @@ static int collect(mp_wait_item *items, size_t count, const struct pollfd *fds)
 
     for (size_t i = 0; i < count; i++) {
         if (fds[i].revents & POLLNVAL)
-            return mp__fail(MP_EBADF, "item %zu of mp_wait: descriptor %d is not open", i,
-                fds[i].fd);
+            return mp__fail(
+                MP_EBADF, "item %zu of mp_wait: descriptor %d is not open", i, fds[i].fd);
         items[i].ready = fds[i].revents || is_pending(&items[i]);
         ready += items[i].ready;
     }

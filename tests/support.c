@@ -217,8 +217,8 @@ static int read_output(int fd, double until, outcome *out)
     return 0;
 }
 
-void run_program(const char *const argv[], const char *const environment[], double seconds,
-    outcome *out)
+void run_program(
+    const char *const argv[], const char *const environment[], double seconds, outcome *out)
 {
     double begin = now();
     int output[2];

@@ -20,24 +20,29 @@
 
 /* A test under each start method: *state is its name, and it is the default method. */
 #define UNDER_EACH(f) UNDER(f, "fork"), UNDER(f, "spawn"), UNDER(f, "forkserver")
-#define UNDER(f, method) { #f " (" method ")", f, support_setup, support_teardown, (void *)method }
+#define UNDER(f, method)                                                       \
+    {                                                                          \
+#f " (" method ")", f, support_setup, support_teardown, (void *)method \
+    }
 
 /* A test that starts no process, or chooses the methods itself. */
-#define ONCE(f) { #f, f, support_setup, support_teardown, NULL }
+#define ONCE(f)                                      \
+    {                                                \
+#f, f, support_setup, support_teardown, NULL \
+    }
 
 /*
  * Main of a test program. TESTS_MAIN(tests) runs the array; TEST=pattern in the
  * environment runs those whose name matches (* and ? as in a shell).
  */
-#define TESTS_MAIN(tests)                                                                          \
-    int main(void)                                                                                 \
-    {                                                                                              \
-        MP_MAIN()                                                                                  \
-        {                                                                                          \
-            support_begin();                                                                       \
-            return cmocka_run_group_tests(tests, NULL, NULL);                                      \
-        }                                                                                          \
-        return 0;                                                                                  \
+#define TESTS_MAIN(tests)                                     \
+    int main(void)                                            \
+    {                                                         \
+        MP_MAIN () {                                          \
+            support_begin();                                  \
+            return cmocka_run_group_tests(tests, NULL, NULL); \
+        }                                                     \
+        return 0;                                             \
     }
 
 void support_begin(void);
@@ -60,7 +65,7 @@ int count_children(void);
 
 /* What a program did. */
 typedef struct outcome {
-    int status;         /* exit code, or -signal */
+    int status; /* exit code, or -signal */
     double seconds;
     char output[65536]; /* stdout and stderr as they came */
 } outcome;
@@ -71,8 +76,8 @@ typedef struct outcome {
  * fails the test after the given seconds. It ends when all its descendants have
  * closed its output.
  */
-void run_program(const char *const argv[], const char *const environment[], double seconds,
-    outcome *out);
+void run_program(
+    const char *const argv[], const char *const environment[], double seconds, outcome *out);
 
 /* "build/tests/programs/NAME" beside this test program; valid until the next call. */
 const char *program_path(const char *name);

@@ -212,8 +212,8 @@ static void what_does_not_fit_into_the_buffer_stays_pending(void **state)
     size_t size = 0;
 
     (void)state;
-    assert_int_equal(mp_connection_send_bytes(p.out, "forty bytes, which are one more than 39.", 40),
-        0);
+    assert_int_equal(
+        mp_connection_send_bytes(p.out, "forty bytes, which are one more than 39.", 40), 0);
     for (int i = 0; i < 2; i++) {
         assert_int_equal(mp_connection_recv_bytes_into(p.in, buffer, 39, &size), MP_ETOOSHORT);
         assert_int_equal(size, 40);
@@ -814,8 +814,8 @@ static int check_giant(mp_call *call)
         return 99;
     r = mp_connection_recv_bytes(line, &message, MP_ANY_LENGTH);
     if (r == 0)
-        r = mp_connection_send(line,
-            mp_list(message.size, count_wrong(message.data, message.size / 8)));
+        r = mp_connection_send(
+            line, mp_list(message.size, count_wrong(message.data, message.size / 8)));
     mp_message_clear(&message);
     return r < 0;
 }
@@ -1017,7 +1017,7 @@ struct head {
 
 static struct {
     mp_connection *out, *in;
-    atomic_uint serials;              /* gives each sending thread its number */
+    atomic_uint serials; /* gives each sending thread its number */
     atomic_int seen[SENDERS][EACH];
     atomic_int torn;
     bool polls;
@@ -1355,17 +1355,16 @@ static void a_peer_that_leaves_messages_unread_ends_the_stream(void **state)
 
 /* ---- a peer that is Python ---- */
 
-static const char python_peer[] =
-    "import sys\n"
-    "from multiprocessing.connection import Connection\n"
-    "c = Connection(int(sys.argv[1]))\n"
-    "for size in 0, 1, 16384, 16385, 102400:\n"
-    "    c.send_bytes(b'p' * size)\n"
-    "try:\n"
-    "    while True:\n"
-    "        c.send_bytes(c.recv_bytes())\n"
-    "except EOFError:\n"
-    "    sys.exit(23)\n";
+static const char python_peer[] = "import sys\n"
+                                  "from multiprocessing.connection import Connection\n"
+                                  "c = Connection(int(sys.argv[1]))\n"
+                                  "for size in 0, 1, 16384, 16385, 102400:\n"
+                                  "    c.send_bytes(b'p' * size)\n"
+                                  "try:\n"
+                                  "    while True:\n"
+                                  "        c.send_bytes(c.recv_bytes())\n"
+                                  "except EOFError:\n"
+                                  "    sys.exit(23)\n";
 
 /* A descriptor outlives exec when it is told to; so the child is Python. */
 static int become_python(mp_call *call)

@@ -24,9 +24,8 @@ static int tell_method(mp_call *call)
 
     if (mp_unpack(call, &answers))
         return 1;
-    return mp_connection_send(answers,
-               mp_list(mp_get_start_method(true),
-                   mp_context_get_start_method(mp_get_context(NULL)))) != 0;
+    return mp_connection_send(answers, mp_list(mp_get_start_method(true),
+                                           mp_context_get_start_method(mp_get_context(NULL)))) != 0;
 }
 
 /* Starts it with a connection as its only argument; what it answers is in message. */
@@ -183,7 +182,7 @@ static void the_guard_does_not_fix_the_method(void **state)
 
     (void)state;
     forget_the_choice();
-    MP_MAIN() {
+    MP_MAIN () {
         inside++;
     }
     assert_int_equal(inside, 1);
@@ -456,7 +455,8 @@ static void an_unknown_on_error_is_refused(void **state)
 {
     (void)state;
     assert_int_equal(mp_set_forkserver_preload(hook, .on_error = (enum mp_on_error)3), MP_EINVAL);
-    assert_int_equal(mp_set_forkserver_preload(hook, .on_error = (enum mp_on_error)-1), MP_EINVAL);
+    assert_int_equal(
+        mp_set_forkserver_preload(hook, .on_error = (enum mp_on_error) - 1), MP_EINVAL);
     assert_int_equal(mp_set_forkserver_preload(hook, .on_error = MP_ON_ERROR_WARN), 0);
     assert_int_equal(mp_set_forkserver_preload(NULL), 0);
 }

@@ -255,8 +255,7 @@ static void it_has_no_address_to_connect_to(void **state)
 
         (void)snprintf(path, sizeof(path), "/proc/%ld/fd/%s", (long)server, entry->d_name);
         n = readlink(path, target, sizeof(target) - 1);
-        if (n > 0 && atoi(entry->d_name) > 2 &&
-            sscanf(target, "socket:[%lu]", &inode) == 1) {
+        if (n > 0 && atoi(entry->d_name) > 2 && sscanf(target, "socket:[%lu]", &inode) == 1) {
             sockets++;
             assert_false(can_be_reached(inode));
         }

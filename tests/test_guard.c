@@ -112,7 +112,8 @@ static void a_start_before_the_guard_is_refused_and_the_one_inside_works(void **
     expect_mains(is_fork(state) ? 1 : 2);
     expect("early: MP_EGUARD: spawn and forkserver need the main guard", !is_fork(state));
     expect("early: MP_EGUARD: a process was to be started before this child has finished its "
-           "bootstrap", !is_fork(state));
+           "bootstrap",
+        !is_fork(state));
     expect("inside: ", 0);
     expect("target\n", is_fork(state) ? 2 : 1);
     assert_int_equal(out.status, 0);

@@ -28,8 +28,7 @@ static bool brings(mp_connection *line, const char *text)
 {
     mp_message message = MP_MESSAGE_INIT;
     bool equal = mp_connection_recv_bytes(line, &message, MP_ANY_LENGTH) == 0 &&
-                 message.size == strlen(text) &&
-                 memcmp(message.data, text, message.size) == 0;
+                 message.size == strlen(text) && memcmp(message.data, text, message.size) == 0;
 
     mp_message_clear(&message);
     return equal;
@@ -1024,8 +1023,8 @@ static void a_connection_not_passed_is_closed_in_a_fork_child(void **state)
 
     (void)state;
     assert_int_equal(mp_pipe(&not_passed, &other), 0);
-    assert_int_equal(finish(start_process(.target = use_what_was_not_passed,
-                         .context = mp_get_context("fork"))),
+    assert_int_equal(
+        finish(start_process(.target = use_what_was_not_passed, .context = mp_get_context("fork"))),
         0);
     assert_int_equal(send_text(not_passed, "open here"), 0);
     assert_true(brings(other, "open here"));

@@ -102,8 +102,8 @@ static bool disturb_often(pid_t parent, mp_connection *handled)
 }
 
 /* Starts a child that disturbs this process as soon as it got the word. */
-static mp_process *start_disturbing(mp_function target, mp_connection **line,
-    mp_connection **handled)
+static mp_process *start_disturbing(
+    mp_function target, mp_connection **line, mp_connection **handled)
 {
     mp_connection *theirs, *reader = catch_signals(handled);
     mp_process *p;

@@ -239,8 +239,8 @@ static int tell_descriptors(mp_call *call)
         (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
         n = readlink(path, target, sizeof(target) - 1);
         if (n >= 0)
-            used += (size_t)snprintf(text + used, sizeof(text) - used, "%d=%.*s\n", fd, (int)n,
-                target);
+            used +=
+                (size_t)snprintf(text + used, sizeof(text) - used, "%d=%.*s\n", fd, (int)n, target);
     }
     return mp_connection_send(answers, text) != 0;
 }
@@ -583,8 +583,8 @@ static void a_parent_without_standard_streams_can_start_children(void **state)
     (void)state;
     close_standard_streams(kept);
     r = mp_pipe(&here, &there);
-    process = r < 0 ? NULL
-                    : mp_process_new(.target = tell_standard_streams, .args = MP_ARGS(there));
+    process =
+        r < 0 ? NULL : mp_process_new(.target = tell_standard_streams, .args = MP_ARGS(there));
     r = process ? mp_process_start(process) : r;
     restore_standard_streams(kept);
     assert_int_equal(r, 0);
@@ -631,9 +631,9 @@ static void everything_printed_into_a_file_appears_once(void **state)
     char folder[] = "/tmp/mp_main_XXXXXX";
 
     assert_non_null(mkdtemp(folder));
-    run(state, (const char *const[]){ "/bin/sh", "-c",
-                   "cd \"$1\" && \"$0\" > file && cat file && rm file",
-                   program_path("main_output"), folder, NULL });
+    run(state,
+        (const char *const[]){ "/bin/sh", "-c", "cd \"$1\" && \"$0\" > file && cat file && rm file",
+            program_path("main_output"), folder, NULL });
     assert_int_equal(rmdir(folder), 0);
     judge_output(state);
 }

@@ -134,9 +134,9 @@ static int check_arguments(mp_call *call)
 static void arguments_arrive_unchanged(void **state)
 {
     (void)state;
-    assert_int_equal(finish(start_process(.target = check_arguments,
-                         .args = MP_ARGS(-5, "text", mp_bytes("\0\1\2", 3), mp_list(7, 2.5),
-                             mp_dict("a", 1)))),
+    assert_int_equal(
+        finish(start_process(.target = check_arguments,
+            .args = MP_ARGS(-5, "text", mp_bytes("\0\1\2", 3), mp_list(7, 2.5), mp_dict("a", 1)))),
         0);
 }
 
@@ -161,8 +161,8 @@ static void arguments_larger_than_any_pipe_buffer_arrive(void **state)
     assert_non_null(data);
     for (size_t i = 0; i < size; i++)
         data[i] = (unsigned char)(i * 7);
-    assert_int_equal(finish(start_process(.target = check_big_argument,
-                         .args = MP_ARGS(mp_bytes(data, size)))),
+    assert_int_equal(
+        finish(start_process(.target = check_big_argument, .args = MP_ARGS(mp_bytes(data, size)))),
         0);
     free(data);
 }
@@ -218,11 +218,11 @@ static int describe_self(mp_call *call)
 
     if (mp_unpack(call, &line) || mp_process_authkey(self, &key, &size))
         return 1;
-    return mp_connection_send(line,
-               mp_list(mp_process_name(self), (long)mp_process_pid(self), (long)getpid(),
-                   mp_bytes(key, size), (bool)mp_process_daemon(self), mp_process_name(parent),
-                   (long)mp_process_pid(parent), (bool)mp_process_is_alive(self),
-                   (bool)mp_process_is_alive(parent))) != 0;
+    return mp_connection_send(
+               line, mp_list(mp_process_name(self), (long)mp_process_pid(self), (long)getpid(),
+                         mp_bytes(key, size), (bool)mp_process_daemon(self),
+                         mp_process_name(parent), (long)mp_process_pid(parent),
+                         (bool)mp_process_is_alive(self), (bool)mp_process_is_alive(parent))) != 0;
 }
 
 static void a_process_lives_from_start_to_join(void **state)
@@ -359,8 +359,8 @@ static void exit_codes_are_the_low_eight_bits(void **state)
 
     (void)state;
     for (size_t i = 0; i < sizeof(given) / sizeof(*given); i++) {
-        assert_int_equal(finish(start_process(.target = return_code, .args = MP_ARGS(given[i]))),
-            seen[i]);
+        assert_int_equal(
+            finish(start_process(.target = return_code, .args = MP_ARGS(given[i]))), seen[i]);
         assert_int_equal(
             finish(start_process(.target = end_at_once_with_code, .args = MP_ARGS(given[i]))),
             seen[i]);
@@ -699,7 +699,7 @@ static void several_threads_may_start_processes(void **state)
     void *result;
 
     if (HAS_TSAN && strcmp(*state, "spawn") != 0)
-        skip(); /* TSan cannot follow a fork of a process with threads */
+        skip();                     /* TSan cannot follow a fork of a process with threads */
     mp_log_to_stderr(MP_LOG_ERROR); /* fork warns of threads, once */
     for (int i = 0; i < 4; i++)
         assert_int_equal(pthread_create(&threads[i], NULL, start_and_finish, (void *)10), 0);

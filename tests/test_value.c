@@ -50,39 +50,39 @@ static void assert_sentence_has(const char *words)
 }
 
 /* A value of that type arrives in a variable of that type. */
-#define ARRIVES(type, number)                                                                      \
-    do {                                                                                           \
-        mp_message carried = MP_MESSAGE_INIT;                                                      \
-        type sent = (number), got = (type)!sent;                                                   \
-        carry(MP__VALUE(sent), &carried);                                                          \
-        assert_int_equal(mp_unpack(&carried, &got), 0);                                            \
-        assert_true(got == sent);                                                                  \
-        mp_message_clear(&carried);                                                                \
+#define ARRIVES(type, number)                           \
+    do {                                                \
+        mp_message carried = MP_MESSAGE_INIT;           \
+        type sent = (number), got = (type)!sent;        \
+        carry(MP__VALUE(sent), &carried);               \
+        assert_int_equal(mp_unpack(&carried, &got), 0); \
+        assert_true(got == sent);                       \
+        mp_message_clear(&carried);                     \
     } while (0)
 
 /* A variable of that type takes the number. */
-#define TAKES(type, number)                                                                        \
-    do {                                                                                           \
-        mp_message carried = MP_MESSAGE_INIT;                                                      \
-        type got = 0;                                                                              \
-        carry(MP__VALUE(number), &carried);                                                        \
-        assert_int_equal(mp_unpack(&carried, &got), 0);                                            \
-        assert_true(got == (type)(number));                                                        \
-        mp_message_clear(&carried);                                                                \
+#define TAKES(type, number)                             \
+    do {                                                \
+        mp_message carried = MP_MESSAGE_INIT;           \
+        type got = 0;                                   \
+        carry(MP__VALUE(number), &carried);             \
+        assert_int_equal(mp_unpack(&carried, &got), 0); \
+        assert_true(got == (type)(number));             \
+        mp_message_clear(&carried);                     \
     } while (0)
 
 /* A variable of that type refuses the value and stays as it is. */
-#define REFUSES(type, value, code)                                                                 \
-    do {                                                                                           \
-        mp_message carried = MP_MESSAGE_INIT;                                                      \
-        char before[sizeof(type)];                                                                 \
-        type got;                                                                                  \
-        memset(before, 1, sizeof(before));                                                         \
-        memcpy(&got, before, sizeof(got));                                                         \
-        carry(MP__VALUE(value), &carried);                                                         \
-        assert_int_equal(mp_unpack(&carried, &got), (code));                                       \
-        assert_memory_equal(&got, before, sizeof(got));                                            \
-        mp_message_clear(&carried);                                                                \
+#define REFUSES(type, value, code)                           \
+    do {                                                     \
+        mp_message carried = MP_MESSAGE_INIT;                \
+        char before[sizeof(type)];                           \
+        type got;                                            \
+        memset(before, 1, sizeof(before));                   \
+        memcpy(&got, before, sizeof(got));                   \
+        carry(MP__VALUE(value), &carried);                   \
+        assert_int_equal(mp_unpack(&carried, &got), (code)); \
+        assert_memory_equal(&got, before, sizeof(got));      \
+        mp_message_clear(&carried);                          \
     } while (0)
 
 /* ---- numbers ---- */
@@ -457,9 +457,9 @@ static void twenty_values_are_taken_apart_at_once(void **state)
 
     (void)state;
     carry(mp_list(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19), &message);
-    assert_int_equal(mp_unpack(&message, &v[0], &v[1], &v[2], &v[3], &v[4], &v[5], &v[6], &v[7],
-                         &v[8], &v[9], &v[10], &v[11], &v[12], &v[13], &v[14], &v[15], &v[16],
-                         &v[17], &v[18], &v[19]),
+    assert_int_equal(
+        mp_unpack(&message, &v[0], &v[1], &v[2], &v[3], &v[4], &v[5], &v[6], &v[7], &v[8], &v[9],
+            &v[10], &v[11], &v[12], &v[13], &v[14], &v[15], &v[16], &v[17], &v[18], &v[19]),
         0);
     for (int i = 0; i < 20; i++)
         assert_int_equal(v[i], i);
@@ -494,8 +494,8 @@ static void a_dict_holds_16_pairs(void **state)
     mp_message message = MP_MESSAGE_INIT;
 
     (void)state;
-    carry(mp_dict(0, "a", 1, "b", 2, "c", 3, "d", 4, "e", 5, "f", 6, "g", 7, "h", 8, "i", 9, "j", 10,
-              "k", 11, "l", 12, "m", 13, "n", 14, "o", 15, "p"),
+    carry(mp_dict(0, "a", 1, "b", 2, "c", 3, "d", 4, "e", 5, "f", 6, "g", 7, "h", 8, "i", 9, "j",
+              10, "k", 11, "l", 12, "m", 13, "n", 14, "o", 15, "p"),
         &message);
     assert_int_equal(message.value.via.map.size, 16);
     for (uint32_t i = 0; i < 16; i++) {
@@ -804,8 +804,8 @@ static int add_twenty(mp_call *call)
 {
     int v[20], sum = 0;
 
-    if (mp_unpack(call, &v[0], &v[1], &v[2], &v[3], &v[4], &v[5], &v[6], &v[7], &v[8], &v[9], &v[10],
-            &v[11], &v[12], &v[13], &v[14], &v[15], &v[16], &v[17], &v[18], &v[19]))
+    if (mp_unpack(call, &v[0], &v[1], &v[2], &v[3], &v[4], &v[5], &v[6], &v[7], &v[8], &v[9],
+            &v[10], &v[11], &v[12], &v[13], &v[14], &v[15], &v[16], &v[17], &v[18], &v[19]))
         return 255;
     for (int i = 0; i < 20; i++)
         sum += v[i];
@@ -815,9 +815,9 @@ static int add_twenty(mp_call *call)
 static void a_call_has_twenty_arguments(void **state)
 {
     (void)state;
-    assert_int_equal(finish(start_process(.target = add_twenty,
-                         .args = MP_ARGS(1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2,
-                             3))),
+    assert_int_equal(
+        finish(start_process(.target = add_twenty,
+            .args = MP_ARGS(1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 3))),
         31);
 }
 

@@ -183,8 +183,8 @@ static void check_sockets(bool slow)
     int listener = listen_somewhere(&address);
 
     for (int i = 0; i < WRITERS; i++)
-        writers[i] = start_process(.target = write_to_socket,
-            .args = MP_ARGS(mp_struct(&address), i, slow));
+        writers[i] =
+            start_process(.target = write_to_socket, .args = MP_ARGS(mp_struct(&address), i, slow));
     while (all.count < WRITERS)
         all.open[all.count++] = accept_one(listener);
     (void)close(listener);

@@ -93,16 +93,16 @@ MP_API int mp_connection_send_bytes(mp_connection *connection, const void *data,
  * message->size. A longer one is MP_ETOOLONG and stays pending, to be received
  * with another limit. Returns as mp_connection_recv.
  */
-MP_API int mp_connection_recv_bytes(mp_connection *connection, mp_message *message,
-    size_t maxlength);
+MP_API int mp_connection_recv_bytes(
+    mp_connection *connection, mp_message *message, size_t maxlength);
 
 /*
  * Receives one message into a buffer of the caller, like recv_bytes_into().
  * *size gets its length; also when it does not fit: then the result is
  * MP_ETOOSHORT and the message stays pending. Returns as mp_connection_recv.
  */
-MP_API int mp_connection_recv_bytes_into(mp_connection *connection, void *buffer, size_t capacity,
-    size_t *size);
+MP_API int mp_connection_recv_bytes_into(
+    mp_connection *connection, void *buffer, size_t capacity, size_t *size);
 
 /*
  * Waits until there is something to receive (or the end of the stream), like
@@ -122,19 +122,19 @@ MP_API bool mp_connection_writable(const mp_connection *connection);
 
 /* One thing to wait for. ready is the answer. */
 typedef struct mp_wait_item {
-    const mp_connection *connection; /* or */
+    const mp_connection *connection;  /* or */
     const struct mp_process *process; /* its end; or */
-    int fd;                          /* a descriptor, when the others are NULL */
+    int fd;                           /* a descriptor, when the others are NULL */
     bool ready;
 } mp_wait_item;
 
 /* MP_WAIT(x) makes an item of an mp_connection *, mp_process * or descriptor. */
 #ifndef __cplusplus
-#define MP_WAIT(x)                                                                                 \
-    _Generic((x),                                                                                  \
-        mp_connection *: mp__wait_connection,                                                      \
-        struct mp_process *: mp__wait_process,                                                     \
-        int: mp__wait_fd)(x)
+#define MP_WAIT(x)                                      \
+    _Generic((x), mp_connection *                       \
+             : mp__wait_connection, struct mp_process * \
+             : mp__wait_process, int                    \
+             : mp__wait_fd)(x)
 #endif
 MP_API mp_wait_item mp__wait_connection(const mp_connection *connection);
 MP_API mp_wait_item mp__wait_process(const struct mp_process *process);

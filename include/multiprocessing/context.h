@@ -58,7 +58,7 @@ typedef struct mp_set_start_method_options {
  * Returns 0, MP_EINVAL for an unknown method, or MP_ECONTEXT when it was chosen
  * before, which happens too by asking for it or by starting a process.
  */
-#define mp_set_start_method(...)                                                                   \
+#define mp_set_start_method(...) \
     mp_set_start_method_create(&(const mp_set_start_method_options){ __VA_ARGS__, ._kw = 0 })
 MP_API int mp_set_start_method_create(const mp_set_start_method_options *options);
 
@@ -100,8 +100,9 @@ typedef struct mp_forkserver_preload_options {
  *
  * Returns 0, MP_EINVAL, or MP_EFUNCTION when the server could not find the hook.
  */
-#define mp_set_forkserver_preload(...)                                                             \
-    mp_set_forkserver_preload_create(&(const mp_forkserver_preload_options){ __VA_ARGS__, ._kw = 0 })
+#define mp_set_forkserver_preload(...) \
+    mp_set_forkserver_preload_create(  \
+        &(const mp_forkserver_preload_options){ __VA_ARGS__, ._kw = 0 })
 MP_API int mp_set_forkserver_preload_create(const mp_forkserver_preload_options *options);
 
 #ifdef __cplusplus

@@ -45,16 +45,21 @@ typedef int (*mp_function)(mp_call *call);
  * receive.
  */
 typedef struct mp_message {
-    const void *data;       /* the bytes, lent */
-    size_t size;            /* how many */
-    msgpack_object value;   /* what mp_connection_recv decoded; nil otherwise */
+    const void *data;        /* the bytes, lent */
+    size_t size;             /* how many */
+    msgpack_object value;    /* what mp_connection_recv decoded; nil otherwise */
     struct mp__message *own; /* the library's */
 } mp_message;
 
 #ifdef __cplusplus
-#define MP_MESSAGE_INIT {}
+#define MP_MESSAGE_INIT \
+    {                   \
+    }
 #else
-#define MP_MESSAGE_INIT { NULL, 0, { MSGPACK_OBJECT_NIL, { .u64 = 0 } }, NULL }
+#define MP_MESSAGE_INIT                                     \
+    {                                                       \
+        NULL, 0, { MSGPACK_OBJECT_NIL, { .u64 = 0 } }, NULL \
+    }
 #endif
 
 /* Releases all a message holds, unclaimed handles too, and makes it empty. NULL is allowed. */
@@ -159,18 +164,18 @@ MP_API int mp_raise(mp_call *call, int code, const char *format, ...) MP__PRINTF
  * Returns 0, or MP_ECOUNT, MP_ETYPE, MP_ERANGE with a sentence that names the
  * slot; then no slot has changed.
  */
-#define mp_unpack(...)                                                                             \
+#define mp_unpack(...) \
     mp__unpack(MP__COUNT(__VA_ARGS__), (const mp__slot[]){ MP__MAP(MP__SLOT, __VA_ARGS__) })
 
 /* Up to 32 values as Python's list or tuple. mp_list() is the empty one. */
-#define mp_list(...)                                                                               \
-    mp__list(MP__COUNT(__VA_ARGS__),                                                               \
-        (const msgpack_object[]){ MP__NONE MP__VALUES(__VA_ARGS__) } + 1)
+#define mp_list(...) \
+    mp__list(        \
+        MP__COUNT(__VA_ARGS__), (const msgpack_object[]){ MP__NONE MP__VALUES(__VA_ARGS__) } + 1)
 
 /* Up to 16 keys, each followed by its value, as Python's dict. */
-#define mp_dict(...)                                                                               \
-    mp__dict(MP__COUNT(__VA_ARGS__),                                                               \
-        (const msgpack_object[]){ MP__NONE MP__VALUES(__VA_ARGS__) } + 1)
+#define mp_dict(...) \
+    mp__dict(        \
+        MP__COUNT(__VA_ARGS__), (const msgpack_object[]){ MP__NONE MP__VALUES(__VA_ARGS__) } + 1)
 
 /* The arguments of a call: .args = MP_ARGS("bob", 42). */
 #define MP_ARGS(...) mp_list(__VA_ARGS__)
@@ -181,9 +186,15 @@ MP_API int mp_raise(mp_call *call, int code, const char *format, ...) MP__PRINTF
  */
 #define mp_return(call, value) mp__return((call), MP__VALUE(value))
 
-#define MP__NONE { MSGPACK_OBJECT_NIL, { .u64 = 0 } }
+#define MP__NONE            \
+    {                       \
+        MSGPACK_OBJECT_NIL, \
+        {                   \
+            .u64 = 0        \
+        }                   \
+    }
 
-#define MP__VALUE(x)                                                                               \
+#define MP__VALUE(x) \
     _Generic((x),                                                                                  \
         bool: mp__from_bool,                                                                       \
         char: mp__from_signed,                                                                     \
@@ -205,8 +216,9 @@ MP_API int mp_raise(mp_call *call, int code, const char *format, ...) MP__PRINTF
         msgpack_object: mp__from_object,                                                           \
         mp_connection *: mp__from_handle)(x)
 
-#define MP__SLOT(p)                                                                                \
-    { _Generic((p),                                                                                \
+#define MP__SLOT(p)                                                                                    \
+    {                                                                                                  \
+        _Generic((p),                                                                                \
           void *: MP__SLOT_SKIP,                                                                   \
           mp_call *: MP__SLOT_CALL,                                                                \
           mp_message *: MP__SLOT_MESSAGE,                                                          \
@@ -233,23 +245,27 @@ MP_API int mp_raise(mp_call *call, int code, const char *format, ...) MP__PRINTF
           mp_connection **: MP__SLOT_HANDLE,                                                       \
           default: MP__SLOT_STRUCT),                                                               \
         sizeof(*_Generic((p), void *: "", mp_call *: "", default: (p))), (p),                      \
-        _Generic((p), mp_connection **: &mp__connection_kind, default: (const mp__kind *)0) }
+        _Generic((p), mp_connection **: &mp__connection_kind, default: (const mp__kind *)0) \
+    }
 
 /* MP__COUNT: how many arguments, 0 to 32. MP__MAP(m, a, b): m(a), m(b). */
-#define MP__PICK(a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13, a14, a15, a16, a17, \
-    a18, a19, a20, a21, a22, a23, a24, a25, a26, a27, a28, a29, a30, a31, a32, a33, ...) a33
-#define MP__COUNT_SOME(...) MP__PICK(__VA_ARGS__, 32, 31, 30, 29, 28, 27, 26, 25, 24, 23, \
-    22, 21, 20, 19, 18, 17, 16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, ~)
-#define MP__HAS_COMMA(...) MP__PICK(__VA_ARGS__, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, \
-    1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, ~)
+#define MP__PICK(a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13, a14, a15, a16, a17, a18, \
+    a19, a20, a21, a22, a23, a24, a25, a26, a27, a28, a29, a30, a31, a32, a33, ...)               \
+    a33
+#define MP__COUNT_SOME(...)                                                                       \
+    MP__PICK(__VA_ARGS__, 32, 31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16, 15, \
+        14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, ~)
+#define MP__HAS_COMMA(...)                                                                        \
+    MP__PICK(__VA_ARGS__, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, \
+        1, 1, 1, 1, 1, 1, 1, 0, ~)
 #define MP__COMMA(...) ,
 #define MP__PASTE(a, b) MP__PASTE_(a, b)
 #define MP__PASTE_(a, b) a##b
 #define MP__PASTE5(a, b, c, d, e) a##b##c##d##e
 #define MP__EMPTY_0001 ,
 /* 1 when there are no arguments: a comma appears only with both the call and its parentheses. */
-#define MP__IS_EMPTY(...)                                                                          \
-    MP__IS_EMPTY_(MP__HAS_COMMA(__VA_ARGS__), MP__HAS_COMMA(MP__COMMA __VA_ARGS__),                \
+#define MP__IS_EMPTY(...)                                                           \
+    MP__IS_EMPTY_(MP__HAS_COMMA(__VA_ARGS__), MP__HAS_COMMA(MP__COMMA __VA_ARGS__), \
         MP__HAS_COMMA(__VA_ARGS__()), MP__HAS_COMMA(MP__COMMA __VA_ARGS__()))
 #define MP__IS_EMPTY_(a, b, c, d) MP__HAS_COMMA(MP__PASTE5(MP__EMPTY_, a, b, c, d))
 #define MP__COUNT(...) MP__PASTE(MP__COUNT_, MP__IS_EMPTY(__VA_ARGS__))(__VA_ARGS__)

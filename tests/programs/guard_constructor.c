@@ -38,14 +38,14 @@ __attribute__((constructor)) static void begin(void)
         (void)try("constructor");
         return;
     }
-    MP_MAIN() {
+    MP_MAIN () {
         (void)try("constructor");
     }
 }
 
 int main(void)
 {
-    MP_MAIN() {
+    MP_MAIN () {
         return try("main");
     }
     return 0;

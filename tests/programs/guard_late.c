@@ -40,7 +40,7 @@ int main(int argc, char **argv)
     (void)dprintf(STDOUT_FILENO, "main %ld\n", (long)getpid());
     if (strcmp(mode, "always") == 0 || getenv("GUARD_CHILD"))
         (void)try("early", mp_get_context(method));
-    MP_MAIN() {
+    MP_MAIN () {
         (void)setenv("GUARD_CHILD", "1", 1);
         return try("inside", NULL);
     }

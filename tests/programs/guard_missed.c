@@ -42,7 +42,7 @@ int main(int argc, char **argv)
         return 0;
     }
     (void)setenv("GUARD_FIRST", "1", 1);
-    MP_MAIN() {
+    MP_MAIN () {
         return work();
     }
     return 0;

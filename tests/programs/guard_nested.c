@@ -33,7 +33,7 @@ static int descend(mp_call *call)
     if (mp_unpack(call, &level, &levels))
         return 2;
     (void)dprintf(STDOUT_FILENO, "level %d\n", level);
-    MP_MAIN() {
+    MP_MAIN () {
         (void)dprintf(STDOUT_FILENO, "the guard let a child in\n");
     }
     return level < levels ? start(level + 1, levels) : 0;
@@ -42,8 +42,8 @@ static int descend(mp_call *call)
 int main(int argc, char **argv)
 {
     (void)dprintf(STDOUT_FILENO, "main %ld\n", (long)getpid());
-    MP_MAIN() {
-        MP_MAIN() {
+    MP_MAIN () {
+        MP_MAIN () {
             return start(1, argc > 1 ? atoi(argv[1]) : 2);
         }
     }

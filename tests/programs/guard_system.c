@@ -61,7 +61,7 @@ int main(int argc, char **argv)
         (void)unsetenv("GUARD_CHILD");
         (void)run_self();
     }
-    MP_MAIN() {
+    MP_MAIN () {
         (void)setenv("GUARD_CHILD", "1", 1);
         return work();
     }

@@ -56,7 +56,7 @@ static int start(void)
 int main(int argc, char **argv)
 {
     examine(argc, argv);
-    MP_MAIN() {
+    MP_MAIN () {
         printf("%d arguments, checksum %lu\n", count, (unsigned long)checksum);
         spoil(argc, argv);
         return start() | start();

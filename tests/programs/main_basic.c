@@ -17,7 +17,7 @@ static int target(mp_call *call)
 
 int main(void)
 {
-    MP_MAIN() {
+    MP_MAIN () {
         mp_connection *here, *there;
         mp_message message = MP_MESSAGE_INIT;
         mp_process *process;

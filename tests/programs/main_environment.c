@@ -62,7 +62,7 @@ int main(int argc, char **argv, char **environment)
     (void)argc;
     (void)argv;
     look("main", environment);
-    MP_MAIN() {
+    MP_MAIN () {
         mp_process *process = mp_process_new(.target = target);
         int code;
 

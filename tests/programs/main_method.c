@@ -43,7 +43,7 @@ static int child(mp_call *call)
 
 int main(int argc, char **argv)
 {
-    MP_MAIN() {
+    MP_MAIN () {
         const char *method;
 
         if (argc > 1)

@@ -28,7 +28,7 @@ static int target(mp_call *call)
 int main(void)
 {
     printf("<before the guard>");
-    MP_MAIN() {
+    MP_MAIN () {
         mp_process *children[CHILDREN];
 
         (void)mp_set_forkserver_preload(hook);

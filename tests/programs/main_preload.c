@@ -88,7 +88,7 @@ int main(int argc, char **argv)
 {
     count = argc;
     arguments = argv;
-    MP_MAIN() {
+    MP_MAIN () {
         if (choose_hook(argc > 1 ? argv[1] : "") < 0)
             return 2;
         return start() | start();

@@ -40,7 +40,7 @@ static int replace(const char *self, const char *other)
 
 int main(int argc, char **argv)
 {
-    MP_MAIN() {
+    MP_MAIN () {
         if (argc < 3)
             return 2;
         if (strcmp(argv[1], "late") == 0 && start(0))
