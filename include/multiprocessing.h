@@ -13,5 +13,6 @@
 #include <multiprocessing/connection.h>
 #include <multiprocessing/context.h>
 #include <multiprocessing/process.h>
+#include <multiprocessing/pool.h>
 
 #endif

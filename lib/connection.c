@@ -258,7 +258,7 @@ int mp__connection_readable_fd(const mp_connection *c)
 
 bool mp__connection_pending(const mp_connection *c)
 {
-    return c->has_length;
+    return c->has_length || c->broken;
 }
 
 static int writable_fd(const mp_connection *c)
@@ -571,7 +571,7 @@ int mp_connection_poll(mp_connection *c, double timeout)
 {
     int fd = mp__connection_readable_fd(c);
 
-    if (fd < 0 || c->has_length)
+    if (fd < 0 || mp__connection_pending(c))
         return fd < 0 ? fd : 1;
     return mp__fd_wait(fd, POLLIN, mp__clock_deadline(timeout));
 }

@@ -26,7 +26,7 @@ int mp__connection_recv_exactly(
 /* The descriptor to receive from, or MP_ECLOSED, MP_EDIRECTION. */
 int mp__connection_readable_fd(const mp_connection *connection);
 
-/* Whether a message was begun: its length is known. */
+/* Whether receiving has an answer without reading: a length that was read, or that all is broken. */
 bool mp__connection_pending(const mp_connection *connection);
 
 /* Takes the descriptor out of a connection and frees that. */

@@ -207,7 +207,8 @@ static bool take_descriptors(struct msghdr *message, int *fds, size_t *count)
 #define MSG_CMSG_CLOEXEC 0
 #endif
 
-ssize_t mp__fd_receive(int fd, void *data, size_t size, int *fds, size_t *count, bool *lost)
+static ssize_t receive(
+    int fd, void *data, size_t size, int *fds, size_t *count, bool *lost, int flags)
 {
     union {
         struct cmsghdr header;
@@ -220,13 +221,25 @@ ssize_t mp__fd_receive(int fd, void *data, size_t size, int *fds, size_t *count,
     do {
         message.msg_control = control.bytes;
         message.msg_controllen = sizeof(control.bytes);
-        n = recvmsg(fd, &message, MSG_CMSG_CLOEXEC);
-    } while (n < 0 && again(fd, POLLIN));
+        n = recvmsg(fd, &message, MSG_CMSG_CLOEXEC | flags);
+    } while (n < 0 && (flags ? errno == EINTR : again(fd, POLLIN)));
+    if (n < 0 && flags && (errno == EAGAIN || errno == EWOULDBLOCK))
+        return MP_EAGAIN;
     if (n < 0)
         return mp__fail_errno("recvmsg");
     if (message.msg_flags & MSG_CTRUNC || message.msg_controllen)
         *lost |= !take_descriptors(&message, fds, count);
     return n;
+}
+
+ssize_t mp__fd_receive(int fd, void *data, size_t size, int *fds, size_t *count, bool *lost)
+{
+    return receive(fd, data, size, fds, count, lost, 0);
+}
+
+ssize_t mp__fd_try_receive(int fd, void *data, size_t size, int *fds, size_t *count, bool *lost)
+{
+    return receive(fd, data, size, fds, count, lost, MSG_DONTWAIT);
 }
 
 /* Takes n bytes off the front of the vector. */
@@ -343,4 +356,26 @@ int mp__fd_send(int fd, struct iovec *vector, int parts, const int *fds, size_t 
         message.msg_controllen = 0;
     }
     return 0;
+}
+
+ssize_t mp__fd_try_send(int fd, struct iovec *vector, int parts, const int *fds, size_t count)
+{
+    union {
+        struct cmsghdr header;
+        char bytes[CMSG_SPACE(sizeof(int) * MP__FDS_MAX)];
+    } control;
+    struct iovec some[2];
+    struct msghdr message = { .msg_iov = some };
+    ssize_t n;
+
+    if (count)
+        attach(&message, &control, fds, count);
+    advance(&vector, &parts, 0);
+    message.msg_iovlen = (size_t)slice(vector, parts, some);
+    do
+        n = sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+    while (n < 0 && errno == EINTR);
+    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+        return MP_EAGAIN;
+    return n < 0 ? mp__fail_errno("send") : n;
 }

@@ -58,6 +58,13 @@ ssize_t mp__fd_receive(int fd, void *data, size_t size, int *fds, size_t *count,
 int mp__fd_write(int fd, struct iovec *vector, int parts);
 int mp__fd_send(int fd, struct iovec *vector, int parts, const int *fds, size_t count);
 
+/*
+ * The same on a socket without waiting: how many bytes, at the beginning with the
+ * descriptors; MP_EAGAIN, which is not recorded, when none could move.
+ */
+ssize_t mp__fd_try_send(int fd, struct iovec *vector, int parts, const int *fds, size_t count);
+ssize_t mp__fd_try_receive(int fd, void *data, size_t size, int *fds, size_t *count, bool *lost);
+
 /* A child made by fork does not share the interrupts of its parent. */
 void mp__fd_after_fork(void);
 

@@ -205,3 +205,40 @@ int mp__function_find(const mp__function *description, void (**function)(void))
     *function = (void (*)(void))address;
     return 0;
 }
+
+int mp__function_encode(const mp__function *d, mp__buffer *bytes)
+{
+    uint64_t numbers[2] = { d->offset, d->identity_size };
+    size_t before = bytes->size;
+    int r = mp__buffer_append(bytes, numbers, sizeof(numbers));
+
+    if (r == 0)
+        r = mp__buffer_append(bytes, d->identity, d->identity_size);
+    if (r == 0)
+        r = mp__buffer_append(bytes, d->module, strlen(d->module));
+    if (r < 0)
+        bytes->size = before;
+    return r;
+}
+
+int mp__function_decode(const void *data, size_t size, mp__function *d)
+{
+    const char *at = data;
+    uint64_t numbers[2];
+    size_t length;
+
+    if (size < sizeof(numbers))
+        return mp__fail(MP_EPROTOCOL, "malformed function in a message");
+    memcpy(numbers, at, sizeof(numbers));
+    size -= sizeof(numbers);
+    at += sizeof(numbers);
+    if (numbers[1] > MP__IDENTITY_MAX || numbers[1] > size ||
+        (length = size - (size_t)numbers[1]) >= sizeof(d->module))
+        return mp__fail(MP_EPROTOCOL, "malformed function in a message");
+    d->offset = numbers[0];
+    d->identity_size = (size_t)numbers[1];
+    memcpy(d->identity, at, d->identity_size);
+    memcpy(d->module, at + d->identity_size, length);
+    d->module[length] = '\0';
+    return 0;
+}

@@ -11,6 +11,8 @@
 
 #include <multiprocessing/value.h>
 
+#include "buffer_internal.h"
+
 #define MP__IDENTITY_MAX 64
 
 typedef struct mp__function {
@@ -22,6 +24,10 @@ typedef struct mp__function {
 
 /* 0, or MP_EFUNCTION for an address in no module's code. */
 int mp__function_describe(void (*function)(void), mp__function *description);
+
+/* Its bytes for a message, appended; and back: 0, or MP_EPROTOCOL. */
+int mp__function_encode(const mp__function *description, mp__buffer *bytes);
+int mp__function_decode(const void *data, size_t size, mp__function *description);
 
 /* Finds it here, loading the module if need be. 0, or MP_EFUNCTION with the reason. */
 int mp__function_find(const mp__function *description, void (**function)(void));

@@ -26,8 +26,11 @@ int mp__pid_reap(pid_t pid, int descriptor, int *exitcode);
 /* Sends a signal. 0 also when it has ended. Without a descriptor pid must be an unreaped child. */
 int mp__pid_signal(pid_t pid, int descriptor, int sig);
 
-/* Whether other threads run in this process. */
+/* Whether threads of the program's own run besides this one. */
 bool mp__pid_threaded(void);
+
+/* A thread of the library begins (1) or ends (-1): it holds no lock anybody needs. 0: all are gone. */
+void mp__pid_own_thread(int change);
 
 /* Has the kernel (or a thread) kill this process when the other end of the lifeline closes. */
 int mp__pid_die_with(int lifeline);

@@ -119,13 +119,25 @@ bool mp__pid_on_exit(void (*function)(int code))
 }
 #endif
 
+static atomic_int own_threads;
+
+void mp__pid_own_thread(int change)
+{
+    if (change)
+        (void)atomic_fetch_add(&own_threads, change);
+    else
+        atomic_store(&own_threads, 0);
+}
+
 bool mp__pid_threaded(void)
 {
     struct stat tasks;
+    int others;
 
-    if (surely_single())
+    if (surely_single() || stat("/proc/self/task", &tasks) < 0)
         return false;
-    return stat("/proc/self/task", &tasks) == 0 && tasks.st_nlink > 3;
+    others = (int)tasks.st_nlink - 3; /* two links are the folder's, one is ours */
+    return others > atomic_load(&own_threads);
 }
 
 int mp__pid_die_with(int lifeline)

@@ -56,6 +56,11 @@ int mp__pid_signal(pid_t pid, int descriptor, int sig)
     return 0;
 }
 
+void mp__pid_own_thread(int change)
+{
+    (void)change;
+}
+
 bool mp__pid_threaded(void)
 {
     return false; /* nothing portable tells */

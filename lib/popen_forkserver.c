@@ -282,6 +282,39 @@ static int launch(server *s)
     return r;
 }
 
+static server *new_server(void)
+{
+    server *s = calloc(1, sizeof(*s));
+
+    mp__hooks_after_fork(after_fork);
+    if (!s) {
+        (void)mp__fail(MP_ENOMEM, "out of memory for a fork server");
+        return NULL;
+    }
+    s->popen = MP__POPEN_NONE;
+    s->statuses = -1;
+    s->directory = getcwd(NULL, 0);
+    return s;
+}
+
+/* One that never ran. */
+static void free_server(server *s)
+{
+    if (!s)
+        return;
+    mp_connection_free(s->channel);
+    free(s->directory);
+    free(s);
+}
+
+static void enlist(server *s)
+{
+    mp__lock();
+    s->next = servers;
+    servers = s;
+    mp__unlock();
+}
+
 /* The current server, started if there is none. With the requests locked. */
 static int ensure(server **out)
 {
@@ -292,24 +325,16 @@ static int ensure(server **out)
         *out = s;
         return 0;
     }
-    mp__hooks_after_fork(after_fork);
-    s = calloc(1, sizeof(*s));
+    s = new_server();
     if (!s)
-        return mp__fail(MP_ENOMEM, "out of memory for a fork server");
-    s->popen = MP__POPEN_NONE;
-    s->directory = getcwd(NULL, 0);
+        return MP_ENOMEM;
     s->current = true;
     r = launch(s);
     if (r < 0) {
-        mp_connection_free(s->channel);
-        free(s->directory);
-        free(s);
+        free_server(s);
         return r;
     }
-    mp__lock();
-    s->next = servers;
-    servers = s;
-    mp__unlock();
+    enlist(s);
     *out = s;
     return 0;
 }
@@ -389,6 +414,16 @@ static int request(
     return r < 0 ? r : receive_answer(s, popen, usable);
 }
 
+/* The child is that server's, which tells how it ends. */
+static void own(server *s, mp__popen *popen)
+{
+    mp__lock();
+    popen->server = s;
+    popen->sibling = s->children;
+    s->children = popen;
+    mp__unlock();
+}
+
 /* Asks the server, and once more a new one if the first turns out to be dead. */
 static int ask(const mp__job *job, const mp__lines *lines, mp__popen *popen)
 {
@@ -408,25 +443,24 @@ static int ask(const mp__job *job, const mp__lines *lines, mp__popen *popen)
         r = mp__fail(MP_EFORKSERVER, "the fork server ends before it can serve: code before "
                                      "MP_MAIN() or the preload hook fails in it, see stderr");
     }
-    if (r < 0)
-        return r;
-    mp__lock();
-    popen->server = s;
-    popen->sibling = s->children;
-    s->children = popen;
-    mp__unlock();
-    return 0;
+    if (r == 0)
+        own(s, popen);
+    return r;
 }
 
-int mp__popen_forkserver(const mp__job *job, mp__popen *popen)
+/* Either way of asking a server: lines for the child, and what becomes of them. */
+static int start(const mp__job *job, mp__popen *popen, server *nursery)
 {
     mp__lines lines;
+    bool usable;
     int r = mp__lines_open(job->identity.daemon, &lines);
 
     if (r < 0)
         return r;
     (void)pthread_mutex_lock(&requests);
-    r = ask(job, &lines, popen);
+    r = nursery ? request(nursery, job, &lines, popen, &usable) : ask(job, &lines, popen);
+    if (r == 0 && nursery)
+        own(nursery, popen);
     (void)pthread_mutex_unlock(&requests);
     if (r == 0) {
         popen->life = lines.life[0];
@@ -437,6 +471,90 @@ int mp__popen_forkserver(const mp__job *job, mp__popen *popen)
     }
     mp__lines_close(&lines);
     return r;
+}
+
+int mp__popen_forkserver(const mp__job *job, mp__popen *popen)
+{
+    return start(job, popen, NULL);
+}
+
+/* ---- nurseries ---- */
+
+/* In the copy. Returns never. */
+static void be_nursery(int channel, int report, void (*run)(mp__child *child))
+{
+    static mp__child child = { .lifeline = -1, .life = -1, .parent_fd = -1, .report = -1 };
+    mp__server_orders orders = { .server = true, .report = report };
+    mp_connection *connection = NULL;
+
+    mp__bootstrap_clean();
+    if (mp__connection_adopt_socket(&channel, &connection) < 0)
+        mp__bootstrap_fail();
+    mp__forkserver_serve(connection, &orders, &child);
+    run(&child);
+}
+
+static int fork_nursery(server *s, void (*run)(mp__child *child))
+{
+    int channel[2] = { -1, -1 }, statuses[2] = { -1, -1 }, life = -1;
+    sigset_t all, old;
+    pid_t pid = -1;
+    int r = mp__socket_pair(channel);
+
+    if (r == 0)
+        r = mp__socket_pipe(statuses);
+    if (r == 0)
+        r = mp__connection_adopt_socket(&channel[0], &s->channel);
+    sigfillset(&all);
+    (void)pthread_sigmask(SIG_SETMASK, &all, &old);
+    if (r == 0 && (pid = mp__hooks_fork()) == 0) {
+        mp__fd_close(statuses[0]);
+        be_nursery(channel[1], statuses[1], run);
+    }
+    if (r == 0 && pid < 0)
+        r = mp__fail_errno("cannot fork");
+    (void)pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (r == 0)
+        r = mp__popen_watch(pid, &life, &s->popen);
+    if (r == 0) {
+        (void)fcntl(statuses[0], F_SETFL, O_NONBLOCK);
+        s->statuses = statuses[0];
+        statuses[0] = -1;
+    }
+    mp__fd_close_all(channel, 2);
+    mp__fd_close_all(statuses, 2);
+    return r;
+}
+
+int mp__nursery_new(void (*run)(mp__child *child), server **nursery)
+{
+    server *s = new_server();
+    int r = s ? fork_nursery(s, run) : MP_ENOMEM;
+
+    if (r < 0) {
+        free_server(s);
+        return r;
+    }
+    s->waiters = 1; /* until it is freed */
+    enlist(s);
+    *nursery = s;
+    return 0;
+}
+
+void mp__nursery_free(server *nursery)
+{
+    if (!nursery)
+        return;
+    release_server(nursery);
+    end_useless();
+}
+
+int mp__popen_nursery(server *nursery, const mp__job *job, mp__popen *popen)
+{
+    int r = start(job, popen, nursery);
+
+    return is_dead(r) ? mp__fail(MP_EFORKSERVER, "the process that forks replacements has died")
+                      : r;
 }
 
 void mp__popen_forget(mp__popen *popen)

@@ -15,6 +15,19 @@ int mp__popen_fork(const mp__job *job, mp__popen *popen);
 int mp__popen_spawn(const mp__job *job, mp__popen *popen);
 int mp__popen_forkserver(const mp__job *job, mp__popen *popen);
 
+/*
+ * A nursery is a copy of this process that forks children of the method fork later
+ * on: they see the program as it is now, whatever threads it has then.
+ */
+typedef struct mp__server mp__nursery;
+int mp__nursery_new(void (*run)(mp__child *child), mp__nursery **nursery);
+
+/* NULL is allowed. Its children go on. */
+void mp__nursery_free(mp__nursery *nursery);
+
+/* As mp__popen_fork. MP_EFORKSERVER: it is dead. */
+int mp__popen_nursery(mp__nursery *nursery, const mp__job *job, mp__popen *popen);
+
 /* Whether it has ended; then ended and exitcode are set. With mp__lock held. */
 bool mp__popen_poll(mp__popen *popen);
 

@@ -203,7 +203,7 @@ static void drop_arguments(mp_process *p)
     p->target = NULL;
 }
 
-static int launch(mp_process *p, enum mp__method method)
+static int launch(mp_process *p, enum mp__method method, mp__nursery *nursery)
 {
     static int (*const popen[MP__METHODS])(const mp__job *, mp__popen *) = {
         [MP__FORK] = mp__popen_fork,
@@ -222,12 +222,18 @@ static int launch(mp_process *p, enum mp__method method)
 
     mp__bootstrap_flush();
     being_started = p;
-    r = popen[method](&job, &p->popen);
+    r = nursery && method == MP__FORK ? mp__popen_nursery(nursery, &job, &p->popen)
+                                      : popen[method](&job, &p->popen);
     being_started = NULL;
     return r;
 }
 
 int mp_process_start(mp_process *p)
+{
+    return mp__process_start_from(p, NULL);
+}
+
+int mp__process_start_from(mp_process *p, mp__nursery *nursery)
 {
     enum mp__method method;
     int r = mp__process_check_ours(p);
@@ -246,7 +252,7 @@ int mp_process_start(mp_process *p)
     if (++started_count > sweep_at)
         sweep();
     mp__unlock();
-    r = launch(p, method);
+    r = launch(p, method, nursery);
     if (r < 0)
         return r;
     mp__lock();

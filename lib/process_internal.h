@@ -10,6 +10,9 @@
 /* All process objects of this process, started or not. Under mp__lock. */
 extern mp_process *mp__children;
 
+/* As mp_process_start; under fork by this nursery, if there is one. */
+int mp__process_start_from(mp_process *process, struct mp__server *nursery);
+
 /* Runs the child and ends it: what every start method calls in the end. Never returns. */
 _Noreturn void mp__child_run(mp__child *child);
 

@@ -5,6 +5,7 @@
 #include "spin_internal.h"
 
 #include <poll.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 
@@ -23,31 +24,53 @@ static bool other_cpus(void)
     return atomic_load_explicit(&known, memory_order_relaxed) > 1;
 }
 
-static bool look(int fd)
+/*
+ * Whoever is to make it ready may wait for this very CPU, so it is offered each
+ * time. Somebody else may take it, and for long: then looking was a mistake.
+ */
+static bool look(mp__spin *spin, bool (*ready)(void *argument), void *argument)
 {
-    struct pollfd one = { .fd = fd, .events = POLLIN };
-    int64_t end = mp__clock_now() + SPIN_NS;
+    int64_t now = mp__clock_now(), end = now + SPIN_NS, before;
+    bool seen;
 
     do {
-        if (poll(&one, 1, 0) != 0)
-            return true;
-    } while (mp__clock_now() < end);
-    return false;
+        before = now;
+        seen = ready(argument);
+        if (!seen)
+            (void)sched_yield(); /* cannot fail */
+        now = mp__clock_now();
+    } while (!seen && now < end);
+    if (now - before > 5 * SPIN_NS)
+        spin->misses = MISSES_MAX;
+    return seen;
 }
 
-void mp__spin_wait(mp__spin *spin, int fd)
+bool mp__spin_until(mp__spin *spin, bool (*ready)(void *argument), void *argument)
 {
     if (spin->skips) {
         spin->skips--;
-        return;
+        return false;
     }
     if (!other_cpus())
-        return;
-    if (look(fd)) {
+        return false;
+    if (look(spin, ready, argument)) {
         spin->misses = 0;
-        return;
+        return true;
     }
     if (spin->misses < MISSES_MAX)
         spin->misses++;
     spin->skips = 1u << spin->misses;
+    return false;
+}
+
+static bool is_readable(void *fd)
+{
+    struct pollfd one = { .fd = *(int *)fd, .events = POLLIN };
+
+    return poll(&one, 1, 0) != 0;
+}
+
+void mp__spin_wait(mp__spin *spin, int fd)
+{
+    (void)mp__spin_until(spin, is_readable, &fd);
 }

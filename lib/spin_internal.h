@@ -5,6 +5,8 @@
 #ifndef MP__SPIN_INTERNAL_H
 #define MP__SPIN_INTERNAL_H
 
+#include <stdbool.h>
+
 /* How it went before; all zero at first. */
 typedef struct mp__spin {
     unsigned misses, skips;
@@ -16,5 +18,8 @@ typedef struct mp__spin {
  * ever less often, and never with one CPU.
  */
 void mp__spin_wait(mp__spin *spin, int fd);
+
+/* The same for any event. Whether it was seen. */
+bool mp__spin_until(mp__spin *spin, bool (*ready)(void *argument), void *argument);
 
 #endif

@@ -327,3 +327,36 @@ int mp__unpack(size_t count, const mp__slot *slots)
         store(&slots[i + 1], &values[i]);
     return 0;
 }
+
+void mp__load(enum mp__slot_type type, size_t size, const void *data, msgpack_object *value)
+{
+    int64_t i = 0;
+    uint64_t u = 0;
+
+    switch (type) {
+    case MP__SLOT_SIGNED:
+        i = size == 1   ? *(const int8_t *)data
+            : size == 2 ? *(const int16_t *)data
+            : size == 4 ? *(const int32_t *)data
+                        : *(const int64_t *)data;
+        *value = mp__from_signed(i);
+        break;
+    case MP__SLOT_UNSIGNED:
+        u = size == 1   ? *(const uint8_t *)data
+            : size == 2 ? *(const uint16_t *)data
+            : size == 4 ? *(const uint32_t *)data
+                        : *(const uint64_t *)data;
+        *value = mp__from_unsigned(u);
+        break;
+    case MP__SLOT_BOOL:
+        *value = mp__from_bool(*(const bool *)data);
+        break;
+    case MP__SLOT_FLOAT:
+        *value = size == sizeof(float) ? mp__from_float(*(const float *)data)
+                                       : mp__from_double(*(const double *)data);
+        break;
+    default:
+        *value = mp_bytes(data, size);
+        break;
+    }
+}

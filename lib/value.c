@@ -479,16 +479,27 @@ int mp__value_decode(mp_message *message)
 
 /* ---- answering ---- */
 
-int mp__return(mp_call *call, msgpack_object value)
+/* Nobody waits for it, but it is an error all the same if it cannot be packed. */
+static int try_packing(msgpack_object value)
 {
     mp__buffer bytes = { 0 };
     mp__parcel parcel;
     int r;
 
-    (void)call; /* of a process: nobody waits for the answer */
     parcel.count = 0;
     r = mp__value_pack(value, &bytes, &parcel);
     mp__buffer_done(&bytes);
+    return r;
+}
+
+int mp__return(mp_call *call, msgpack_object value)
+{
+    int r;
+
+    if (call->answered)
+        return mp__fail(MP_EALREADY, "this call was answered before");
+    r = call->answer ? call->answer(call, value) : try_packing(value);
+    call->answered = r == 0;
     return r;
 }
 

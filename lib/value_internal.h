@@ -28,6 +28,10 @@ typedef struct mp__message {
 struct mp_call {
     mp_message arguments;
     mp_error raised;
+    int (*answer)(mp_call *call, msgpack_object value); /* takes the answer; NULL: nobody does */
+    bool answered;
+    size_t index;        /* of the item in its map */
+    int64_t soft_expiry; /* when the soft time limit of the item is over, or 0 */
 };
 
 /* The inside of a message, made at need. NULL: MP_ENOMEM. */
@@ -47,6 +51,9 @@ void mp__message_reset(mp_message *message);
  * failure the buffer is as before.
  */
 int mp__value_pack(msgpack_object value, mp__buffer *bytes, mp__parcel *parcel);
+
+/* The value of a variable: of integers, bool, float, and of anything else as its bytes. */
+void mp__load(enum mp__slot_type type, size_t size, const void *data, msgpack_object *value);
 
 /*
  * Decodes the bytes of a message into message->value: exactly one value, within

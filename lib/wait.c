@@ -28,7 +28,7 @@ mp_wait_item mp__wait_fd(int fd)
     return (mp_wait_item){ .fd = fd };
 }
 
-/* A message whose length was read already is ready, whatever the descriptor says. */
+/* A message whose length was read already, or a stream that broke, is ready, whatever poll says. */
 static bool is_pending(const mp_wait_item *item)
 {
     return item->connection && mp__connection_pending(item->connection);

@@ -105,8 +105,8 @@ MP_API int mp_connection_recv_bytes_into(
     mp_connection *connection, void *buffer, size_t capacity, size_t *size);
 
 /*
- * Waits until there is something to receive (or the end of the stream), like
- * poll(timeout). Returns 1, 0 when the time is over, or a negative code.
+ * Waits until there is something to receive (or the end of the stream, or an
+ * error that stays), like poll(timeout). Returns 1, 0 when the time is over, or a negative code.
  */
 MP_API int mp_connection_poll(mp_connection *connection, double timeout);
 

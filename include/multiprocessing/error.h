@@ -25,46 +25,54 @@ extern "C" {
 #endif
 
 /* name, code, text, the Python exception it stands for */
-#define MP_ERRORS(X)                                                                     \
-    X(MP_EINVAL, -EINVAL, "invalid argument", "ValueError")                              \
-    X(MP_ENOMEM, -ENOMEM, "out of memory", "MemoryError")                                \
-    X(MP_ETIMEDOUT, -ETIMEDOUT, "not within the time given", "TimeoutError")             \
-    X(MP_EINTR, -EINTR, "interrupted by mp_interrupt", "KeyboardInterrupt")              \
-    X(MP_EAGAIN, -EAGAIN, "resource limit reached, try again later", "BlockingIOError")  \
-    X(MP_EMFILE, -EMFILE, "too many open descriptors", "OSError")                        \
-    X(MP_ENFILE, -ENFILE, "too many open descriptors in the system", "OSError")          \
-    X(MP_EBADF, -EBADF, "bad descriptor", "OSError")                                     \
-    X(MP_EIO, -EIO, "input/output error", "OSError")                                     \
-    X(MP_ENOENT, -ENOENT, "no such file", "FileNotFoundError")                           \
-    X(MP_EACCES, -EACCES, "permission denied", "PermissionError")                        \
-    X(MP_EPERM, -EPERM, "operation not permitted", "PermissionError")                    \
-    X(MP_EPIPE, -EPIPE, "the other end is gone", "BrokenPipeError")                      \
-    X(MP_ECONNRESET, -ECONNRESET, "the other end is gone", "ConnectionResetError")       \
-    X(MP_ECHILD, -ECHILD, "other code reaped this child: its exit code is lost",         \
-        "ChildProcessError")                                                             \
-    X(MP_EGUARD, -5000, "the main guard MP_MAIN() was not passed", "RuntimeError")       \
-    X(MP_EDEPTH, -5001, "processes are nested too deep", "RecursionError")               \
-    X(MP_EEOF, -5002, "end of the stream", "EOFError")                                   \
-    X(MP_ETRUNCATED, -5003, "the stream ended inside a message", "OSError")              \
-    X(MP_EPROTOCOL, -5004, "these bytes are not a message of this library", "OSError")   \
-    X(MP_ETOOSHORT, -5005, "the buffer is too short for the message", "BufferTooShort")  \
-    X(MP_ETOOLONG, -5006, "longer than what is allowed", "OSError")                      \
-    X(MP_ETOODEEP, -5007, "lists are nested too deep", "RecursionError")                 \
-    X(MP_ETYPE, -5008, "a value of another type was expected", "TypeError")              \
-    X(MP_ECOUNT, -5009, "another number of values was expected", "TypeError")            \
-    X(MP_ERANGE, -5010, "the value does not fit", "OverflowError")                       \
-    X(MP_ECLOSED, -5011, "the object is closed", "ValueError")                           \
-    X(MP_EDIRECTION, -5012, "this end of a one-way pipe cannot do that", "OSError")      \
-    X(MP_EFUNCTION, -5013, "the function cannot be found in the child", "PicklingError") \
-    X(MP_EHANDLE, -5014, "this handle cannot travel that way", "PicklingError")          \
-    X(MP_ESTARTED, -5015, "the process was started before", "AssertionError")            \
-    X(MP_ENOTSTARTED, -5016, "the process was not started", "AssertionError")            \
-    X(MP_ERUNNING, -5017, "the process is still running", "ValueError")                  \
-    X(MP_ECREATOR, -5018, "only the process that created the object may do that",        \
-        "AssertionError")                                                                \
-    X(MP_ECONTEXT, -5019, "the start method was chosen before", "RuntimeError")          \
-    X(MP_EFORKSERVER, -5020, "the fork server could not be started", "OSError")          \
-    X(MP_ERAISED, -5021, "a function raised an error", "Exception")
+#define MP_ERRORS(X)                                                                      \
+    X(MP_EINVAL, -EINVAL, "invalid argument", "ValueError")                               \
+    X(MP_ENOMEM, -ENOMEM, "out of memory", "MemoryError")                                 \
+    X(MP_ETIMEDOUT, -ETIMEDOUT, "not within the time given", "TimeoutError")              \
+    X(MP_EINTR, -EINTR, "interrupted by mp_interrupt", "KeyboardInterrupt")               \
+    X(MP_EAGAIN, -EAGAIN, "resource limit reached, try again later", "BlockingIOError")   \
+    X(MP_EMFILE, -EMFILE, "too many open descriptors", "OSError")                         \
+    X(MP_ENFILE, -ENFILE, "too many open descriptors in the system", "OSError")           \
+    X(MP_EBADF, -EBADF, "bad descriptor", "OSError")                                      \
+    X(MP_EIO, -EIO, "input/output error", "OSError")                                      \
+    X(MP_ENOENT, -ENOENT, "no such file", "FileNotFoundError")                            \
+    X(MP_EACCES, -EACCES, "permission denied", "PermissionError")                         \
+    X(MP_EPERM, -EPERM, "operation not permitted", "PermissionError")                     \
+    X(MP_EPIPE, -EPIPE, "the other end is gone", "BrokenPipeError")                       \
+    X(MP_ECONNRESET, -ECONNRESET, "the other end is gone", "ConnectionResetError")        \
+    X(MP_ECHILD, -ECHILD, "other code reaped this child: its exit code is lost",          \
+        "ChildProcessError")                                                              \
+    X(MP_EGUARD, -5000, "the main guard MP_MAIN() was not passed", "RuntimeError")        \
+    X(MP_EDEPTH, -5001, "processes are nested too deep", "RecursionError")                \
+    X(MP_EEOF, -5002, "end of the stream", "EOFError")                                    \
+    X(MP_ETRUNCATED, -5003, "the stream ended inside a message", "OSError")               \
+    X(MP_EPROTOCOL, -5004, "these bytes are not a message of this library", "OSError")    \
+    X(MP_ETOOSHORT, -5005, "the buffer is too short for the message", "BufferTooShort")   \
+    X(MP_ETOOLONG, -5006, "longer than what is allowed", "OSError")                       \
+    X(MP_ETOODEEP, -5007, "lists are nested too deep", "RecursionError")                  \
+    X(MP_ETYPE, -5008, "a value of another type was expected", "TypeError")               \
+    X(MP_ECOUNT, -5009, "another number of values was expected", "TypeError")             \
+    X(MP_ERANGE, -5010, "the value does not fit", "OverflowError")                        \
+    X(MP_ECLOSED, -5011, "the object is closed", "ValueError")                            \
+    X(MP_EDIRECTION, -5012, "this end of a one-way pipe cannot do that", "OSError")       \
+    X(MP_EFUNCTION, -5013, "the function cannot be found in the child", "PicklingError")  \
+    X(MP_EHANDLE, -5014, "this handle cannot travel that way", "PicklingError")           \
+    X(MP_ESTARTED, -5015, "the process was started before", "AssertionError")             \
+    X(MP_ENOTSTARTED, -5016, "the process was not started", "AssertionError")             \
+    X(MP_ERUNNING, -5017, "the process is still running", "ValueError")                   \
+    X(MP_ECREATOR, -5018, "only the process that created the object may do that",         \
+        "AssertionError")                                                                 \
+    X(MP_ECONTEXT, -5019, "the start method was chosen before", "RuntimeError")           \
+    X(MP_EFORKSERVER, -5020, "the fork server could not be started", "OSError")           \
+    X(MP_ERAISED, -5021, "a function raised an error", "Exception")                       \
+    X(MP_EWORKERLOST, -5022, "the worker process died", "BrokenProcessPool")              \
+    X(MP_ETIMELIMIT, -5023, "the item took longer than its time limit", "TimeoutError")   \
+    X(MP_EENCODING, -5024, "the answer of a task cannot be packed", "MaybeEncodingError") \
+    X(MP_ECANCELLED, -5025, "cancelled", "CancelledError")                                \
+    X(MP_ETERMINATED, -5026, "the pool was terminated", "CancelledError")                 \
+    X(MP_EBROKEN, -5027, "the workers of the pool do not begin", "BrokenProcessPool")     \
+    X(MP_EDEADLOCK, -5028, "waiting for this here would never end", "RuntimeError")       \
+    X(MP_EALREADY, -5029, "it is too late for that", "InvalidStateError")
 
 enum mp_error_code {
 #define MP__ERROR_CODE(name, code, text, python) name = (code),

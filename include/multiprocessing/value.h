@@ -181,8 +181,9 @@ MP_API int mp_raise(mp_call *call, int code, const char *format, ...) MP__PRINTF
 #define MP_ARGS(...) mp_list(__VA_ARGS__)
 
 /*
- * Answers a call. In a process the answer goes nowhere, but it is packed and
- * checked all the same. Returns 0, or what packing refused.
+ * Answers a call, at most once. In a pool's task value is the answer; in a process
+ * it goes nowhere, but it is packed and checked all the same. Returns 0, or what
+ * packing refused; MP_EALREADY the second time.
  */
 #define mp_return(call, value) mp__return((call), MP__VALUE(value))
 

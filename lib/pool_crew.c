@@ -1,0 +1,285 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * pool_crew.c - the workers of a pool, seen from the pool: how they begin and end, and
+ * what becomes of the items of one that died.
+ */
+#include "pool_internal.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "clock_internal.h"
+#include "error_internal.h"
+#include "fd_internal.h"
+#include "log_internal.h"
+#include "popen_internal.h"
+#include "process_internal.h"
+#include "shm_internal.h"
+#include "socket_internal.h"
+
+#define REAP_SECONDS 5.0 /* for the exit code of a process that has ended */
+
+/* ---- starting ---- */
+
+/* "ForkPoolWorker-3", as Python names them. */
+static int name_worker(mp_process *process)
+{
+    const char *old = mp_process_name(process), *at = strstr(old, "Process");
+    char name[128];
+
+    (void)snprintf(name, sizeof(name), "%.*sPoolWorker%s", at ? (int)(at - old) : 0, old,
+        at ? at + strlen("Process") : "");
+    return mp_process_set_name(process, name);
+}
+
+static mp_process *describe(mp_pool *pool, int index, mp_connection *channel, mp_connection *memory)
+{
+    const mp__buffer *initializer = &pool->initializer;
+    mp_process *process = mp_process_new(.target = mp__pool_worker,
+        .args = MP_ARGS(channel, memory, pool->waker, index,
+            mp_bytes(initializer->data, initializer->size), pool->initargs.value),
+        .daemon = true, .context = pool->context);
+
+    if (process && name_worker(process) < 0) {
+        mp_process_free(process);
+        return NULL;
+    }
+    return process;
+}
+
+/* Memory for both; memory becomes a connection only to travel. */
+static int share(mp__pool_shared **shared, mp_connection **memory)
+{
+    int fd = mp__shm_open(sizeof(**shared));
+    void *at = NULL;
+    int r = fd < 0 ? fd : mp__shm_map(fd, sizeof(**shared), &at);
+
+    if (r == 0) {
+        *shared = at;
+        atomic_store(&(*shared)->wake_at, MP__NO_WAKE);
+        atomic_store(&(*shared)->begun, UINT64_MAX);
+        *memory = mp_connection_new(&fd);
+        r = *memory ? 0 : mp_last_error()->code;
+    }
+    mp__fd_close(fd);
+    return r;
+}
+
+/* Makes it as if it had never been, but for its place. */
+void mp__crew_clear(mp__worker *w)
+{
+    mp_connection_free(w->channel);
+    mp_process_free(w->process);
+    mp__shm_unmap(w->shared, sizeof(*w->shared));
+    mp__buffer_done(&w->out);
+    mp__buffer_done(&w->big_own);
+    mp__buffer_done(&w->body);
+    mp__buffer_done(&w->value);
+    mp__parcel_close(&w->came);
+    if (w->big_work)
+        mp__work_drop(w->big_work);
+    free(w->queue);
+    *w = (mp__worker){ .index = w->index, .fd = -1 };
+}
+
+/* A nursery that was killed is done without. */
+static int launch(mp_pool *pool, mp_process *process)
+{
+    int r = mp__process_start_from(process, pool->nursery);
+
+    if (r != MP_EFORKSERVER || !pool->nursery)
+        return r;
+    mp__nursery_free(pool->nursery);
+    pool->nursery = NULL;
+    return mp_process_start(process);
+}
+
+int mp__crew_start(mp_pool *pool, mp__worker *w)
+{
+    mp_connection *theirs = NULL, *memory = NULL;
+    int fds[2] = { -1, -1 };
+    int r = mp__socket_pair(fds);
+
+    if (r == 0)
+        r = mp__connection_adopt_socket(&fds[0], &w->channel);
+    if (r == 0)
+        r = mp__connection_adopt_socket(&fds[1], &theirs);
+    if (r == 0)
+        r = share(&w->shared, &memory);
+    if (r == 0) {
+        w->process = describe(pool, w->index, theirs, memory);
+        r = w->process ? 0 : mp_last_error()->code;
+    }
+    mp_connection_free(theirs);
+    mp_connection_free(memory);
+    mp__fd_close_all(fds, 2);
+    if (r == 0)
+        r = launch(pool, w->process);
+    if (r < 0) {
+        mp__crew_clear(w);
+        return r;
+    }
+    w->fd = mp_connection_fileno(w->channel);
+    w->state = MP__WORKER_STARTING;
+    w->since = mp__clock_now();
+    return 0;
+}
+
+/* ---- the end of a worker ---- */
+
+void mp__crew_kill(mp__worker *w, int code)
+{
+    if (!w->doomed)
+        w->doomed = code;
+    w->corrupt |= code != MP_ETIMELIMIT && code != MP_ECANCELLED;
+    (void)mp_process_kill(w->process);
+}
+
+static const char *cause(int exitcode, char text[128])
+{
+    if (exitcode == -SIGKILL)
+        return "was killed by signal 9 (not sent by this library: the system's OOM killer does "
+               "that)";
+    if (exitcode < 0)
+        (void)snprintf(text, 128, "was killed by signal %d (%s)", -exitcode, strsignal(-exitcode));
+    else if (exitcode == MP_EXITCODE_LOST)
+        (void)snprintf(text, 128, "is gone, and other code took its exit code");
+    else
+        (void)snprintf(text, 128, "exited with code %d", exitcode);
+    return text;
+}
+
+static void record(mp__worker *w, mp_task_error *error)
+{
+    double seconds = (double)(mp__clock_now() - w->since) / 1e9;
+    int exitcode = mp_process_exitcode(w->process);
+    char text[128];
+
+    *error = (mp_task_error){ .code = MP_EWORKERLOST,
+        .pid = mp_process_pid(w->process),
+        .exitcode = exitcode,
+        .seconds = seconds };
+    (void)snprintf(error->worker, sizeof(error->worker), "%s", mp_process_name(w->process));
+    if (w->doomed == MP_ETIMELIMIT) {
+        error->code = MP_ETIMELIMIT;
+        (void)snprintf(
+            error->text, sizeof(error->text), "stopped after %.3f s, its time limit", seconds);
+    } else if (w->doomed) {
+        (void)snprintf(error->text, sizeof(error->text),
+            "the worker was killed: what it says makes "
+            "no sense (%s)",
+            mp_strerror(w->doomed));
+    } else {
+        (void)snprintf(error->text, sizeof(error->text), "the worker %s after %.3f s",
+            cause(exitcode, text), seconds);
+    }
+}
+
+/* The item it had begun, if it was not answered: tried again, or failed. */
+static void settle_lost(mp__worker *w)
+{
+    mp__assignment *head = mp__crew_head(w);
+    mp_result *work = head->work;
+    size_t place = head->first;
+    mp_task_error error;
+
+    record(w, &error);
+    w->began = true;
+    mp__work_hold(work);
+    mp__crew_pop(w);
+    if (work->settled || error.code == MP_ETIMELIMIT || !mp__work_retry(work, place) ||
+        mp__work_return(work, place, 1) < 0)
+        mp__work_fail(work, place, &error);
+    mp__work_drop(work);
+}
+
+static void note_failure(mp_pool *pool, mp__worker *w)
+{
+    char text[128];
+
+    if (w->began || w->state == MP__WORKER_LEAVING) {
+        pool->failures = 0;
+        return;
+    }
+    pool->failures++;
+    if (*w->refusal)
+        (void)snprintf(
+            pool->reason, sizeof(pool->reason), "the initializer failed: %.400s", w->refusal);
+    else
+        (void)snprintf(pool->reason, sizeof(pool->reason), "worker %s (pid %ld) %s before it began",
+            mp_process_name(w->process), (long)mp_process_pid(w->process),
+            cause(mp_process_exitcode(w->process), text));
+}
+
+void mp__crew_bury(mp_pool *pool, mp__worker *w)
+{
+    uint64_t claimed = atomic_load(&w->shared->claim);
+
+    w->dying = true;
+    mp__crew_look(pool, w, true);
+    (void)mp_process_join(w->process, REAP_SECONDS);
+    if (w->in_flight && claimed > mp__crew_head(w)->item)
+        settle_lost(w);
+    mp__crew_give_back(w, 0);
+    note_failure(pool, w);
+    mp_log(MP_LOG_DEBUG, "%s, pid %ld, ended: %d", mp_process_name(w->process),
+        (long)mp_process_pid(w->process), mp_process_exitcode(w->process));
+    mp__crew_clear(w);
+}
+
+/* ---- limits ---- */
+
+/* Kills it if what it runs is still this item: nothing else may begin meanwhile. */
+static void kill_for(mp_pool *pool, mp__worker *w, uint64_t item, int code)
+{
+    mp__crew_take_back(w);
+    mp__crew_look(pool, w, true);
+    if (w->in_flight && mp__crew_head(w)->item == item && !w->doomed)
+        mp__crew_kill(w, code);
+}
+
+int64_t mp__crew_check_limits(mp_pool *pool)
+{
+    int64_t now = 0, next = MP__NEVER;
+
+    for (size_t i = 0; i < pool->count; i++) {
+        mp__worker *w = &pool->workers[i];
+        mp__assignment *head = mp__crew_head(w);
+        int64_t end;
+
+        if (!head || !head->work->time_limit || w->doomed)
+            continue;
+        now = mp__clock_now();
+        end = now + head->work->time_limit;
+        if (atomic_load(&w->shared->begun) == head->item &&
+            atomic_load(&w->shared->claim) > head->item)
+            end = atomic_load(&w->shared->begun_at) + head->work->time_limit;
+        if (end <= now)
+            kill_for(pool, w, head->item, MP_ETIMELIMIT);
+        else if (end < next)
+            next = end;
+    }
+    return next;
+}
+
+void mp__crew_cancel(mp_pool *pool, mp_result *work)
+{
+    for (size_t i = 0; i < pool->count; i++) {
+        mp__worker *w = &pool->workers[i];
+        mp__assignment *head = mp__crew_head(w);
+
+        if (!head)
+            continue;
+        if (w->big_work == work) { /* half a task was sent */
+            mp__crew_kill(w, MP_ECANCELLED);
+            mp__crew_drop_big(w);
+            w->out.size = w->out_done = 0;
+        }
+        mp__crew_take_back(w);
+        head = mp__crew_head(w);
+        if (head && head->work == work)
+            kill_for(pool, w, head->item, MP_ECANCELLED);
+    }
+}

@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * pool_wire_internal.h - what a pool and one of its workers say to each other.
+ *
+ * Tasks go to the worker as frames over a socket. Small answers come back through
+ * a ring in memory the two share, so they are there also when the worker has died;
+ * long ones, and those with handles, over the socket, where the ring has a marker.
+ * So answers come strictly in the order of the items.
+ *
+ * Items are numbered by worker, from 0. The worker claims each before it runs it,
+ * by one atomic step; the pool takes back what is not claimed by another. So who
+ * runs an item is never in doubt, whoever dies at whatever moment.
+ */
+#ifndef MP__POOL_WIRE_INTERNAL_H
+#define MP__POOL_WIRE_INTERNAL_H
+
+#include <stdalign.h>
+#include <stdatomic.h>
+#include <stdint.h>
+
+#include <multiprocessing/value.h>
+
+#define MP__RING_SIZE ((size_t)64 * 1024)
+#define MP__INLINE_MAX 248 /* bytes of an answer in the ring */
+#define MP__RING_SPARE 512 /* for padding at the end of the ring */
+#define MP__NO_WAKE UINT64_MAX
+
+typedef struct mp__pool_shared {
+    alignas(64) _Atomic uint64_t claim; /* the next item that may begin */
+    _Atomic uint64_t begun;             /* the item that begun_at is about */
+    _Atomic int64_t begun_at;
+    alignas(64) _Atomic uint64_t head; /* bytes of answers there ever were */
+    alignas(
+        64) _Atomic uint64_t wake_at; /* the worker wakes the pool once this many are answered */
+    alignas(64) uint8_t ring[MP__RING_SIZE];
+} mp__pool_shared;
+
+/*
+ * The head of an answer in the ring; size bytes follow, padded to 8. There is
+ * always room: the pool hands out no more items than have room for their answers.
+ */
+typedef struct mp__ring_head {
+    uint32_t item; /* its low half */
+    uint16_t size;
+    uint8_t kind;
+    uint8_t unused;
+} mp__ring_head;
+
+enum mp__wire_kind {
+    MP__WIRE_FUNCTION = 1, /* to the worker: the next function; body: its description */
+    MP__WIRE_TASK,         /* items */
+    MP__WIRE_STOP,         /* no more comes */
+    MP__WIRE_READY,        /* to the pool: the initializer has run */
+    MP__WIRE_REFUSED,      /* it failed; body: an mp__wire_error */
+    MP__WIRE_NONE,         /* answers: no value */
+    MP__WIRE_RAW,          /* as it lies in the array */
+    MP__WIRE_VALUE,        /* MessagePack */
+    MP__WIRE_ERROR,        /* an mp__wire_error */
+    MP__WIRE_EXTERNAL,     /* in the ring: it comes over the socket */
+    MP__WIRE_PAD           /* in the ring: go on at its beginning */
+};
+
+typedef struct mp__frame {
+    uint64_t size;      /* bytes that follow */
+    uint64_t item;      /* of a task: the number of the first item; of an answer: the item */
+    uint64_t index;     /* of a task: what the first item is to its caller */
+    int64_t soft_limit; /* nanoseconds of one item, or 0 */
+    uint32_t count;     /* items: more than one only if they are raw */
+    uint32_t function;
+    uint32_t in_size, out_size;
+    uint16_t fds;                    /* descriptors that come with the frame */
+    uint8_t kind, in_type, out_type; /* types: mp__slot_type */
+    uint8_t timed;                   /* when each item begins is to be written down */
+} mp__frame;
+
+typedef struct mp__wire_error {
+    int32_t code, raised;
+    char text[480];
+} mp__wire_error;
+
+static inline size_t mp__ring_room(size_t size)
+{
+    return sizeof(mp__ring_head) + ((size + 7) & ~(size_t)7);
+}
+
+/* Whether items of this type travel as they lie in the array. */
+static inline bool mp__is_raw(enum mp__slot_type type)
+{
+    return type == MP__SLOT_SIGNED || type == MP__SLOT_UNSIGNED || type == MP__SLOT_BOOL ||
+           type == MP__SLOT_FLOAT || type == MP__SLOT_STRUCT;
+}
+
+/* The target of a worker process: serves a pool. */
+int mp__pool_worker(mp_call *call);
+
+#endif

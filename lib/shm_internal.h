@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * shm_internal.h - memory that processes share. It has no name, so nothing of it
+ * can be left behind.
+ */
+#ifndef MP__SHM_INTERNAL_H
+#define MP__SHM_INTERNAL_H
+
+#include <stddef.h>
+
+/* A descriptor of size bytes of zeros, or a negative code. */
+int mp__shm_open(size_t size);
+
+/* Maps them, readable and writable. 0 or a code. The descriptor is not needed any more. */
+int mp__shm_map(int fd, size_t size, void **memory);
+
+/* NULL is allowed. */
+void mp__shm_unmap(void *memory, size_t size);
+
+#endif
