@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 #
-# peer.py - CPython's multiprocessing doing the work of bench_process.c and
-# bench_connection.c. It reads lines such as "fork 20" from stdin and answers
+# peer.py - CPython's multiprocessing doing the work of bench_process.c,
+# bench_connection.c and bench_pool.c. It reads lines such as "fork 20" from stdin and answers
 # each with the microseconds of one operation.
 import multiprocessing
 import os
@@ -104,6 +104,50 @@ def stream(size, count):
     return seconds / count
 
 
+def square(x):
+    return x * x
+
+
+POOL = None
+
+
+def the_pool():
+    global POOL
+    if POOL is None:
+        POOL = multiprocessing.get_context("fork").Pool(2)
+    return POOL
+
+
+def pool_map(chunksize, count):
+    """One item of a map over count numbers."""
+    pool, numbers = the_pool(), list(range(int(count)))
+    begin = perf_counter()
+    pool.map(square, numbers, int(chunksize) or None)
+    return (perf_counter() - begin) / len(numbers)
+
+
+def pool_apply(count):
+    pool = the_pool()
+    begin = perf_counter()
+    for _ in range(int(count)):
+        pool.apply(square, (12,))
+    return (perf_counter() - begin) / int(count)
+
+
+def pool_start(method, workers, count):
+    """Start and shutdown, one task between, the median of count."""
+    context = multiprocessing.get_context(method)
+    times = []
+    for _ in range(int(count)):
+        begin = perf_counter()
+        with context.Pool(int(workers)) as pool:
+            pool.apply(nothing)
+            pool.close()
+            pool.join()
+        times.append(perf_counter() - begin)
+    return median(times)
+
+
 def main():
     # Children must not write to the benchmark.
     answers = os.fdopen(os.dup(1), "w")
@@ -111,7 +155,14 @@ def main():
     print(sys.version.split()[0], sys.executable, file=answers, flush=True)
     for line in sys.stdin:
         name, *arguments = line.split()
-        work = {"process": process, "roundtrip": roundtrip, "stream": stream}[name]
+        work = {
+            "process": process,
+            "roundtrip": roundtrip,
+            "stream": stream,
+            "map": pool_map,
+            "apply": pool_apply,
+            "pool": pool_start,
+        }[name]
         print(work(*arguments) * 1e6, file=answers, flush=True)
 
 

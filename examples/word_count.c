@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: MIT
  *
  * word_count.c - counts the lines, words and bytes of a tree of text files, and
- * its most frequent words, with a process per CPU, under each start method in
+ * its most frequent words, with a pool of processes, under each start method in
  * turn; all must find what a single process finds.
  *
- * The parent walks the tree and cuts the list of files into batches. A worker
- * receives the names of a batch through a pipe, sends back what it counted, and
- * gets the next. A worker that dies has its batch counted by another one.
+ * The parent walks the tree and cuts the list of files into batches, which a pool
+ * takes as it gets on. A worker that dies has its batch counted by another one.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* nftw, realpath, getopt: POSIX */
@@ -18,6 +17,7 @@
 #include <fcntl.h>
 #include <ftw.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,7 +27,6 @@
 
 #define TOP 10
 #define BATCHES_PER_WORKER 16
-#define WORKERS_MAX 256
 
 static void fail(const char *what)
 {
@@ -299,188 +298,104 @@ static void free_tree(void)
     free(tree.batches);
 }
 
-/* ---- a worker: names in, counts out ---- */
+/* ---- a task: names in, counts out ---- */
 
-static int send_tally(mp_connection *parent, const struct tally *t)
+static int count_batch(mp_call *call)
 {
-    return mp_connection_send(
-        parent, mp_list(mp_struct(&t->totals), mp_bytes(t->text, t->text_size),
-                    mp_bytes(t->words, t->count * sizeof(*t->words))));
-}
+    struct tally t = { .text = NULL };
+    mp_bytes_view names;
+    int r;
 
-/* Counts batches until the parent closes its end. */
-static int work(mp_call *call)
-{
-    mp_message names = MP_MESSAGE_INIT;
-    mp_connection *parent;
-    int r = mp_unpack(call, &parent);
-
-    while (r == 0 && (r = mp_connection_recv_bytes(parent, &names, MP_ANY_LENGTH)) == 0) {
-        struct tally t = { .text = NULL };
-
-        count_files(&t, names.data, names.size);
-        r = send_tally(parent, &t);
-        tally_free(&t);
-    }
-    mp_message_clear(&names);
-    return r == MP_EEOF ? 0 : (mp_perror("worker"), 1);
+    if (mp_unpack(call, &names))
+        return -1;
+    count_files(&t, names.data, names.size);
+    r = mp_return(call, mp_list(mp_struct(&t.totals), mp_bytes(t.text, t.text_size),
+                            mp_bytes(t.words, t.count * sizeof(*t.words))));
+    tally_free(&t);
+    return r;
 }
 
 /* ---- the parent ---- */
 
-struct worker {
-    mp_process *process;
-    mp_connection *connection; /* NULL: it has died */
-    struct batch *batch;       /* what it counts; NULL: nothing */
-};
-
-struct run {
-    const char *method;
-    struct worker workers[WORKERS_MAX];
-    int count, alive;
-    struct batch **waiting; /* batches for whoever is free, the next one last */
-    size_t waiting_count, unanswered, files_done;
-    struct tally tally;
-};
-
 static bool show_progress, kill_one;
 
 /* A line that is rewritten, and cleared at the end. */
-static void progress(const struct run *run)
+static void progress(const char *method, size_t files)
 {
     if (!show_progress)
         return;
-    if (run->unanswered)
-        fprintf(stderr, "\r%s: %zu of %zu files", run->method, run->files_done, tree.files);
+    if (files < tree.files)
+        fprintf(stderr, "\r%s: %zu of %zu files", method, files, tree.files);
     else
         fprintf(stderr, "\r\033[K");
 }
 
-static void start_worker(struct run *run, struct worker *w)
+/* The input of the pool, which asks when it has room for more. */
+static int next_batch(void *state, mp_call *item)
 {
-    mp_connection *there = NULL;
+    size_t *next = state;
+    const struct batch *b = &tree.batches[*next];
 
-    *w = (struct worker){ .process = NULL };
-    if (mp_pipe(&w->connection, &there) == 0)
-        w->process = mp_process_new(.target = work, .args = MP_ARGS(there), .daemon = true,
-            .context = mp_get_context(run->method));
-    if (!w->process || mp_process_start(w->process) < 0) {
-        mp_perror("cannot start a worker");
-        exit(1);
-    }
-    mp_connection_free(there); /* the worker's alone now: when it dies, we read the end */
-    run->alive++;
+    if (*next == tree.batch_count)
+        return MP_EEOF;
+    ++*next;
+    return mp_return(item, mp_bytes(tree.names + b->begin, b->size));
 }
 
-/* Its batch waits for another worker; nothing of it was counted yet. */
-static void bury(struct run *run, struct worker *w)
-{
-    mp_connection_free(w->connection); /* ends it too if only the connection is broken */
-    w->connection = NULL;
-    (void)mp_process_join(w->process, MP_FOREVER);
-    fprintf(stderr, "%s: %s ended with exit code %d; its files go to another worker\n", run->method,
-        mp_process_name(w->process), mp_process_exitcode(w->process));
-    if (w->batch)
-        run->waiting[run->waiting_count++] = w->batch;
-    w->batch = NULL;
-    if (--run->alive == 0)
-        fail("all workers have died");
-}
-
-static void feed(struct run *run, struct worker *w)
-{
-    if (!run->waiting_count)
-        return;
-    w->batch = run->waiting[--run->waiting_count];
-    if (mp_connection_send_bytes(w->connection, tree.names + w->batch->begin, w->batch->size) < 0)
-        bury(run, w);
-}
-
-/* Adds what a worker sent. */
-static int merge(struct tally *t, mp_message *message)
+/* Adds what a task answered. */
+static int merge(struct tally *t, mp_message *answer)
 {
     struct totals totals;
     mp_bytes_view text, words;
-    int r = mp_unpack(message, &totals, &text, &words);
+    int r = mp_unpack(answer, &totals, &text, &words);
 
     if (r == 0)
         add_tally(t, &totals, text.data, words.data, words.size / sizeof(struct word));
     return r;
 }
 
-/* Receives an answer, keeps the worker busy, then adds the answer up. */
-static void receive(struct run *run, struct worker *w, mp_message *message)
+static void kill_a_worker(mp_pool *pool)
 {
-    if (mp_connection_recv(w->connection, message) < 0) {
-        bury(run, w);
-        return;
-    }
-    run->unanswered--;
-    run->files_done += w->batch->files;
-    w->batch = NULL;
-    feed(run, w);
-    if (merge(&run->tally, message) < 0) {
-        mp_perror("an answer");
-        exit(1);
-    }
-    progress(run);
+    pid_t pid;
+
+    if (mp_pool_pids(pool, &pid, 1) > 0)
+        (void)kill(pid, SIGKILL);
 }
 
-/* Gives work to all who have none, and waits for somebody to answer or to die. */
-static void turn(struct run *run, mp_message *message)
-{
-    mp_wait_item items[WORKERS_MAX];
-    struct worker *who[WORKERS_MAX];
-    size_t count = 0;
-
-    for (int i = 0; i < run->count; i++) {
-        struct worker *w = &run->workers[i];
-
-        if (w->connection && !w->batch)
-            feed(run, w);
-        if (w->connection && w->batch) {
-            items[count] = MP_WAIT(w->connection);
-            who[count++] = w;
-        }
-    }
-    if (count && mp_wait(items, count, MP_FOREVER) < 0) {
-        mp_perror("wait");
-        exit(1);
-    }
-    for (size_t i = 0; i < count; i++)
-        if (items[i].ready)
-            receive(run, who[i], message);
-}
-
-static void finish_workers(struct run *run)
-{
-    for (int i = 0; i < run->count; i++)
-        mp_connection_free(run->workers[i].connection); /* a worker ends with its input */
-    for (int i = 0; i < run->count; i++) {
-        (void)mp_process_join(run->workers[i].process, MP_FOREVER);
-        mp_process_free(run->workers[i].process);
-    }
-}
-
-/* Counts all files with processes of one start method. */
+/* Counts all files with the processes of one start method. */
 static struct tally count_parallel(const char *method, int workers)
 {
-    struct run run = { .method = method, .count = workers, .unanswered = tree.batch_count };
-    mp_message message = MP_MESSAGE_INIT;
+    mp_pool *pool = mp_pool_new(.processes = workers, .context = mp_get_context(method));
+    struct tally all = { .text = NULL };
+    mp_message answer = MP_MESSAGE_INIT;
+    size_t next = 0, files = 0;
+    mp_imap *answers;
+    int r;
 
-    run.waiting = grow(NULL, (tree.batch_count + 1) * sizeof(struct batch *));
-    for (size_t i = tree.batch_count; i-- > 0;)
-        run.waiting[run.waiting_count++] = &tree.batches[i];
-    for (int i = 0; i < workers; i++)
-        start_worker(&run, &run.workers[i]);
+    if (!pool)
+        goto failed;
+    /* A batch whose worker died is counted again by another: nothing of it has arrived. */
+    answers =
+        mp_pool_imap_unordered(pool, count_batch, MP_GENERATE(next_batch, &next), .retries = 3);
+    if (!answers)
+        goto failed;
     if (kill_one)
-        (void)mp_process_kill(run.workers[0].process);
-    while (run.unanswered)
-        turn(&run, &message);
-    finish_workers(&run);
-    mp_message_clear(&message);
-    free(run.waiting);
-    return run.tally;
+        kill_a_worker(pool);
+    while ((r = mp_imap_next(answers, &answer, MP_FOREVER)) == 0) {
+        if (merge(&all, &answer) < 0)
+            goto failed;
+        files += tree.batches[mp_imap_index(answers)].files;
+        progress(method, files);
+    }
+    if (r != MP_EEOF)
+        goto failed;
+    mp_imap_free(answers);
+    mp_message_clear(&answer);
+    mp_pool_free(pool);
+    return all;
+failed:
+    mp_perror(method);
+    exit(1); /* ends the pool too */
 }
 
 /* ---- what is printed ---- */
@@ -622,8 +537,6 @@ static struct options parse(int argc, char **argv)
     }
     if (optind < argc)
         o.folder = argv[optind];
-    if (o.workers > WORKERS_MAX)
-        o.workers = WORKERS_MAX;
     return o;
 }
 

@@ -44,8 +44,69 @@ static bool settle(mp__worker *w, enum mp__wire_kind kind, mp__buffer *bytes, mp
 
     w->began = true;
     if (good)
-        mp__crew_pop(w);
+        mp__crew_pop(w, 1);
     return good;
+}
+
+/* A run begins: nothing of it may be there yet. False: that makes no sense. */
+static bool begin_run(mp__worker *w, uint64_t head, size_t at)
+{
+    mp__run_head run;
+
+    if (at + sizeof(run) > MP__RING_SIZE || w->tail + sizeof(run) > head)
+        return false;
+    memcpy(&run, w->shared->ring + at, sizeof(run));
+    if (!run.head.size || !run.count ||
+        run.count > (MP__RING_SIZE - at - sizeof(run)) / run.head.size)
+        return false;
+    w->run_size = run.head.size;
+    w->run_left = (size_t)run.count;
+    w->tail += sizeof(run);
+    return true;
+}
+
+/* How many answers of the run are there; *ends: it has no more. */
+static size_t run_length(const mp__worker *w, uint64_t head, bool *ends)
+{
+    uint64_t cut = atomic_load_explicit(&w->shared->cut, memory_order_acquire);
+    uint64_t n = (head - w->tail) / w->run_size;
+
+    if (n > w->run_left)
+        n = w->run_left;
+    *ends = n == w->run_left;
+    if (cut >= w->tail && cut <= w->tail + n * w->run_size) {
+        n = (cut - w->tail) / w->run_size;
+        *ends = true;
+    }
+    return (size_t)n;
+}
+
+/* What is there of a run. False: it is in the middle, or makes no sense. */
+static bool take_run(mp__worker *w, uint64_t head)
+{
+    bool ends;
+    size_t n = run_length(w, head, &ends);
+
+    for (size_t left = n; left;) {
+        mp__assignment *first = mp__crew_head(w);
+        size_t some = first && first->count < left ? first->count : left;
+
+        if (!first || !mp__work_answer_run(first->work, first->first,
+                          w->shared->ring + w->tail % MP__RING_SIZE, w->run_size, some)) {
+            mp__crew_kill(w, MP_EPROTOCOL);
+            return false;
+        }
+        w->tail += some * w->run_size;
+        left -= some;
+        mp__crew_pop(w, some);
+    }
+    w->began |= n > 0;
+    w->run_left -= n;
+    if (ends) {
+        w->run_left = 0;
+        w->tail = mp__ring_align(w->tail);
+    }
+    return ends;
 }
 
 /* One answer in the ring. False: there is none, or it is not whole yet, or it is nonsense. */
@@ -64,8 +125,12 @@ static bool take_answer(mp__worker *w, uint64_t head)
         w->tail += MP__RING_SIZE - at;
         return true;
     }
-    if (!w->in_flight || answer.item != (uint32_t)mp__crew_head(w)->item ||
-        answer.size > MP__INLINE_MAX || at + mp__ring_room(answer.size) > MP__RING_SIZE ||
+    if (answer.kind == MP__WIRE_RAW && w->in_flight &&
+        answer.item == (uint32_t)mp__crew_head(w)->item && begin_run(w, head, at))
+        return true;
+    if (answer.kind == MP__WIRE_RAW || !w->in_flight ||
+        answer.item != (uint32_t)mp__crew_head(w)->item || answer.size > MP__INLINE_MAX ||
+        at + mp__ring_room(answer.size) > MP__RING_SIZE ||
         w->tail + mp__ring_room(answer.size) > head) {
         mp__crew_kill(w, MP_EPROTOCOL);
         return false;
@@ -120,7 +185,8 @@ static bool read_ring(mp__worker *w)
     }
     if (work)
         mp__work_hold(work);
-    while (w->tail != head && !w->corrupt && take_answer(w, head))
+    while (
+        w->tail != head && !w->corrupt && (w->run_left ? take_run(w, head) : take_answer(w, head)))
         continue;
     if (work && w->in_flight < before)
         learn(w, work, before - w->in_flight);

@@ -188,7 +188,7 @@ static void settle_lost(mp__worker *w)
     record(w, &error);
     w->began = true;
     mp__work_hold(work);
-    mp__crew_pop(w);
+    mp__crew_pop(w, 1);
     if (work->settled || error.code == MP_ETIMELIMIT || !mp__work_retry(work, place) ||
         mp__work_return(work, place, 1) < 0)
         mp__work_fail(work, place, &error);

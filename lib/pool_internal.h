@@ -91,9 +91,10 @@ typedef struct mp__worker {
     mp_process *process;
     mp_connection *channel;
     mp__pool_shared *shared;
-    int fd;              /* of channel */
-    uint64_t sent, tail; /* items handed out; bytes of the ring that were read */
-    size_t room;         /* of the ring that is spoken for */
+    int fd;                    /* of channel */
+    uint64_t sent, tail;       /* items handed out; bytes of the ring that were read */
+    size_t room;               /* of the ring that is spoken for */
+    size_t run_size, run_left; /* of the run that is being read */
     size_t in_flight;
     uint32_t functions; /* it knows so many */
     size_t given;       /* items in its life */
@@ -200,6 +201,10 @@ int mp__work_pack(mp_result *work, size_t first, mp__buffer *scratch, mp__parcel
 bool mp__work_answer(
     mp_result *work, size_t place, enum mp__wire_kind kind, mp__buffer *bytes, mp__parcel *parcel);
 
+/* The same for count items in a row, as they lie in the array. */
+bool mp__work_answer_run(
+    mp_result *work, size_t first, const void *data, size_t size, size_t count);
+
 /* The item failed; completes the record. */
 void mp__work_fail(mp_result *work, size_t place, mp_task_error *error);
 
@@ -245,8 +250,8 @@ static inline mp__assignment *mp__crew_head(mp__worker *worker)
     return worker->queue_count ? &worker->queue[worker->queue_first] : NULL;
 }
 
-/* Its first item is settled. */
-void mp__crew_pop(mp__worker *worker);
+/* Its first items, of one row, are settled. */
+void mp__crew_pop(mp__worker *worker, size_t count);
 
 /* Returns its items from that number on to their work. */
 void mp__crew_give_back(mp__worker *worker, uint64_t item);

@@ -148,16 +148,17 @@ static void push(mp__worker *w, mp_result *work, size_t first, size_t count, siz
     w->room += count * room;
 }
 
-/* The first item is settled. */
-void mp__crew_pop(mp__worker *w)
+/* The first n items of the first row are settled. */
+void mp__crew_pop(mp__worker *w, size_t n)
 {
     mp__assignment *head = mp__crew_head(w);
 
-    w->in_flight--;
-    w->room -= head->room;
-    head->first++;
-    head->item++;
-    if (--head->count)
+    w->in_flight -= n;
+    w->room -= n * head->room;
+    head->first += n;
+    head->item += n;
+    head->count -= n;
+    if (head->count)
         return;
     w->queue_first++;
     w->queue_count--;
@@ -211,7 +212,7 @@ size_t mp__crew_room_for(const mp_result *work)
     const mp_items *out = &work->options.out;
     size_t size = mp__is_raw(out->type) && out->size < MP__INLINE_MAX ? out->size : MP__INLINE_MAX;
 
-    return mp__ring_room(size);
+    return mp__ring_room(size) + sizeof(mp__run_head) - sizeof(mp__ring_head);
 }
 
 /*

@@ -30,8 +30,9 @@ typedef struct mp__pool_shared {
     _Atomic uint64_t begun;             /* the item that begun_at is about */
     _Atomic int64_t begun_at;
     alignas(64) _Atomic uint64_t head; /* bytes of answers there ever were */
-    alignas(
-        64) _Atomic uint64_t wake_at; /* the worker wakes the pool once this many are answered */
+    _Atomic uint64_t cut;              /* where the last run ended early, in those bytes */
+    /* The worker wakes the pool once this many items are answered. */
+    alignas(64) _Atomic uint64_t wake_at;
     alignas(64) uint8_t ring[MP__RING_SIZE];
 } mp__pool_shared;
 
@@ -46,6 +47,16 @@ typedef struct mp__ring_head {
     uint8_t unused;
 } mp__ring_head;
 
+/*
+ * The head of a run: answers as they lie in the array, of items in a row, each there
+ * as soon as head is past it. size is that of one. The run ends after so many, or
+ * at cut; what follows it is aligned to 8 again.
+ */
+typedef struct mp__run_head {
+    mp__ring_head head;
+    uint64_t count;
+} mp__run_head;
+
 enum mp__wire_kind {
     MP__WIRE_FUNCTION = 1, /* to the worker: the next function; body: its description */
     MP__WIRE_TASK,         /* items */
@@ -53,7 +64,7 @@ enum mp__wire_kind {
     MP__WIRE_READY,        /* to the pool: the initializer has run */
     MP__WIRE_REFUSED,      /* it failed; body: an mp__wire_error */
     MP__WIRE_NONE,         /* answers: no value */
-    MP__WIRE_RAW,          /* as it lies in the array */
+    MP__WIRE_RAW,          /* as it lies in the array; in the ring: a run of them */
     MP__WIRE_VALUE,        /* MessagePack */
     MP__WIRE_ERROR,        /* an mp__wire_error */
     MP__WIRE_EXTERNAL,     /* in the ring: it comes over the socket */
@@ -78,9 +89,14 @@ typedef struct mp__wire_error {
     char text[480];
 } mp__wire_error;
 
+static inline uint64_t mp__ring_align(uint64_t at)
+{
+    return (at + 7) & ~(uint64_t)7;
+}
+
 static inline size_t mp__ring_room(size_t size)
 {
-    return sizeof(mp__ring_head) + ((size + 7) & ~(size_t)7);
+    return sizeof(mp__ring_head) + (size_t)mp__ring_align(size);
 }
 
 /* Whether items of this type travel as they lie in the array. */

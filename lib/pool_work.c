@@ -325,13 +325,25 @@ static int take_value(mp_message *message, mp__buffer *bytes, mp__parcel *parcel
     return mp__value_decode(message);
 }
 
-static bool take_raw(mp_result *work, size_t place, const mp__buffer *bytes)
+static bool take_raw(mp_result *work, size_t place, const void *data, size_t size, size_t count)
 {
     const mp_items *out = &work->options.out;
 
-    if (!mp__is_raw(out->type) || bytes->size != out->size)
+    if (!mp__is_raw(out->type) || size != out->size)
         return false;
-    memcpy((char *)out->data + place * out->size, bytes->data, out->size);
+    memcpy((char *)out->data + place * size, data, count * size);
+    return true;
+}
+
+bool mp__work_answer_run(mp_result *work, size_t first, const void *data, size_t size, size_t count)
+{
+    if (work->settled)
+        return true;
+    if (!take_raw(work, first, data, size, count))
+        return false;
+    work->answered += count;
+    if (work->answered == work->total)
+        leave(work);
     return true;
 }
 
@@ -355,7 +367,7 @@ bool mp__work_answer(
         return true;
     }
     if (kind == MP__WIRE_RAW)
-        good = take_raw(work, place, bytes);
+        good = take_raw(work, place, bytes->data, bytes->size, 1);
     else if (kind == MP__WIRE_NONE)
         good = take_none(work, place);
     else if (kind == MP__WIRE_VALUE && message)

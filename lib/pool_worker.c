@@ -41,7 +41,8 @@ static struct {
     mp__parcel came; /* descriptors of the frames to come */
     mp_function *functions;
     size_t function_count;
-    mp__frame task; /* the one at work */
+    uint64_t run_item, run_left; /* of the run in the ring: the next one, and how many */
+    mp__frame task;              /* the one at work */
     mp_call call;
     mp__buffer out; /* the answer of the item at work */
     mp__parcel out_parcel;
@@ -97,23 +98,90 @@ static void wake_pool(void)
         errno = 0; /* full: it is being woken */
 }
 
-static void put(enum mp__wire_kind kind, uint64_t item, const void *data, size_t size)
+/* A place for size bytes in one piece. */
+static uint8_t *ring_place(size_t size)
 {
-    size_t at = me.head % MP__RING_SIZE, room = mp__ring_room(size);
-    mp__ring_head head = { (uint32_t)item, (uint16_t)size, (uint8_t)kind, 0 };
+    size_t at = me.head % MP__RING_SIZE;
+    mp__ring_head pad = { 0, 0, MP__WIRE_PAD, 0 };
 
-    if (at + room > MP__RING_SIZE) {
-        mp__ring_head pad = { (uint32_t)item, 0, MP__WIRE_PAD, 0 };
-
+    if (at + size > MP__RING_SIZE) {
         memcpy(me.shared->ring + at, &pad, sizeof(pad));
         me.head += MP__RING_SIZE - at;
         at = 0;
     }
-    memcpy(me.shared->ring + at, &head, sizeof(head));
+    return me.shared->ring + at;
+}
+
+static void publish(void)
+{
+    atomic_store_explicit(&me.shared->head, me.head, memory_order_release);
+}
+
+/* What comes next is no part of the run. */
+static void end_run(void)
+{
+    if (!me.run_left)
+        return;
+    me.run_left = 0;
+    atomic_store_explicit(&me.shared->cut, me.head, memory_order_release);
+    me.head = mp__ring_align(me.head);
+}
+
+static void put(enum mp__wire_kind kind, uint64_t item, const void *data, size_t size)
+{
+    mp__ring_head head = { (uint32_t)item, (uint16_t)size, (uint8_t)kind, 0 };
+    uint8_t *at;
+
+    end_run();
+    at = ring_place(mp__ring_room(size));
+    memcpy(at, &head, sizeof(head));
     if (size)
-        memcpy(me.shared->ring + at + sizeof(head), data, size);
-    me.head += room;
-    atomic_store(&me.shared->head, me.head);
+        memcpy(at + sizeof(head), data, size);
+    me.head += mp__ring_room(size);
+    publish();
+}
+
+/* Begins a run for what is left of the task, or as much as there is place for. */
+static void begin_run(uint64_t item, size_t size)
+{
+    mp__run_head run = { { (uint32_t)item, (uint16_t)size, MP__WIRE_RAW, 0 }, 0 };
+    uint8_t *at = ring_place(sizeof(run) + size);
+    size_t fit = (MP__RING_SIZE - (size_t)(me.head % MP__RING_SIZE) - sizeof(run)) / size;
+
+    run.count = me.task.item + me.task.count - item;
+    if (run.count > fit)
+        run.count = fit;
+    memcpy(at, &run, sizeof(run));
+    me.head += sizeof(run);
+    me.run_item = item;
+    me.run_left = run.count;
+}
+
+static void put_raw(uint64_t item, const void *data, size_t size)
+{
+    uint8_t *at;
+
+    if (me.run_left && me.run_item != item)
+        end_run();
+    if (!me.run_left)
+        begin_run(item, size);
+    at = me.shared->ring + me.head % MP__RING_SIZE;
+    if (size == 8)
+        memcpy(at, data, 8);
+    else
+        memcpy(at, data, size);
+    me.head += size;
+    me.run_item++;
+    if (!--me.run_left)
+        me.head = mp__ring_align(me.head);
+    publish();
+}
+
+/* Wakes the pool if it waits for this answer: claiming or idling came between, as a fence. */
+static void wake_pool_after(uint64_t item)
+{
+    if (item + 1 >= atomic_load(&me.shared->wake_at))
+        wake_pool();
 }
 
 static void answer(
@@ -121,15 +189,15 @@ static void answer(
 {
     mp__frame frame = { .kind = (uint8_t)kind, .size = size, .item = item };
 
-    if (size <= MP__INLINE_MAX && (!parcel || !parcel->count)) {
+    if (size > MP__INLINE_MAX || (parcel && parcel->count)) {
+        frame.fds = parcel ? (uint16_t)parcel->count : 0;
+        put(MP__WIRE_EXTERNAL, item, NULL, 0);
+        send_frame(&frame, data, parcel);
+    } else if (kind == MP__WIRE_RAW) {
+        put_raw(item, data, size);
+    } else {
         put(kind, item, data, size);
-        if (item + 1 >= atomic_load(&me.shared->wake_at))
-            wake_pool();
-        return;
     }
-    frame.fds = parcel ? (uint16_t)parcel->count : 0;
-    put(MP__WIRE_EXTERNAL, item, NULL, 0);
-    send_frame(&frame, data, parcel);
 }
 
 static void answer_error(uint64_t item, const mp__wire_error *error)
@@ -161,13 +229,10 @@ static void explain(const mp_call *call, int code, int encoding_error, mp__wire_
 
 static int take_raw(msgpack_object value)
 {
-    mp__slot slots[2] = { { MP__SLOT_OBJECT, 0, &value, NULL },
-        { (enum mp__slot_type)me.task.out_type, me.task.out_size, NULL, NULL } };
     int r = mp__buffer_reserve(&me.out, me.task.out_size);
 
-    slots[1].pointer = me.out.data;
     if (r == 0)
-        r = mp__unpack(2, slots);
+        r = mp__store((enum mp__slot_type)me.task.out_type, me.task.out_size, &value, me.out.data);
     if (r == 0) {
         me.out.size = me.task.out_size;
         me.out_kind = MP__WIRE_RAW;
@@ -246,10 +311,13 @@ static void run(uint64_t item)
     if (code) {
         explain(&me.call, code, me.encoding_error, &why);
         answer_error(item, &why);
-    } else
+    } else {
         answer(me.out_kind, item, me.out.data, me.out.size, &me.out_parcel);
-    mp__parcel_close(&me.out_parcel);
-    mp__buffer_reset(&me.out, KEEP_MAX);
+    }
+    if (me.out_parcel.count)
+        mp__parcel_close(&me.out_parcel);
+    if (me.out.capacity > KEEP_MAX)
+        mp__buffer_done(&me.out);
 }
 
 /* ---- reading ---- */
@@ -392,22 +460,22 @@ static bool run_value(void)
 /* Items as they lay in the array. */
 static bool run_raw(void)
 {
-    alignas(16) char copy[64];
     msgpack_object argument = mp_none();
     bool ours = true;
 
     me.call.arguments.value = mp__list(1, &argument);
     for (uint32_t i = 0; i < me.task.count; i++) {
+        uint64_t item = me.task.item + i;
         const void *data = need(me.task.in_size);
 
         if (!data)
             return false;
-        if (me.task.in_size <= sizeof(copy))
-            data = memcpy(copy, data, me.task.in_size); /* aligned */
         mp__load((enum mp__slot_type)me.task.in_type, me.task.in_size, data, &argument);
-        ours = ours && claim(me.task.item + i);
+        ours = ours && claim(item);
+        if (i)
+            wake_pool_after(item - 1);
         if (ours)
-            run(me.task.item + i);
+            run(item);
         me.in_done += me.task.in_size;
     }
     me.call.arguments.value = mp_none();
@@ -418,6 +486,7 @@ static bool run_raw(void)
 static bool serve_one(void)
 {
     const void *head = need(sizeof(mp__frame));
+    bool go_on;
 
     if (!head)
         return false;
@@ -427,7 +496,10 @@ static bool serve_one(void)
     case MP__WIRE_FUNCTION:
         return read_function(&me.task);
     case MP__WIRE_TASK:
-        return mp__is_raw((enum mp__slot_type)me.task.in_type) ? run_raw() : run_value();
+        go_on = mp__is_raw((enum mp__slot_type)me.task.in_type) ? run_raw() : run_value();
+        atomic_thread_fence(memory_order_seq_cst); /* between the last answer and the look */
+        wake_pool_after(me.task.item + me.task.count - 1);
+        return go_on;
     default:
         return false;
     }

@@ -301,6 +301,22 @@ static const msgpack_object *source(const mp__slot *slot)
     }
 }
 
+/* The commonest: a number of 8 bytes into a variable of 8 bytes. */
+static bool quick(const mp__slot *slot, const msgpack_object *value)
+{
+    void *to = (void *)slot->pointer;
+
+    if (slot->size != 8)
+        return false;
+    if (slot->type == MP__SLOT_SIGNED)
+        if (value->type == MSGPACK_OBJECT_NEGATIVE_INTEGER ||
+            (value->type == MSGPACK_OBJECT_POSITIVE_INTEGER && value->via.i64 >= 0))
+            return memcpy(to, &value->via.i64, 8), true;
+    if (slot->type == MP__SLOT_FLOAT && value->type == MSGPACK_OBJECT_FLOAT64)
+        return memcpy(to, &value->via.f64, 8), true;
+    return false;
+}
+
 int mp__unpack(size_t count, const mp__slot *slots)
 {
     const msgpack_object *values = source(&slots[0]);
@@ -318,6 +334,8 @@ int mp__unpack(size_t count, const mp__slot *slots)
                 (unsigned long)values->via.array.size, wanted);
         values = values->via.array.ptr;
     }
+    if (wanted == 1 && quick(&slots[1], values))
+        return 0;
     for (size_t i = 0; i < wanted; i++) {
         r = check(i + 1, &slots[i + 1], &values[i]);
         if (r < 0)
@@ -328,35 +346,75 @@ int mp__unpack(size_t count, const mp__slot *slots)
     return 0;
 }
 
+static int64_t load_signed(size_t size, const void *data)
+{
+    int8_t i8;
+    int16_t i16;
+    int32_t i32;
+    int64_t i64;
+
+    switch (size) {
+    case 1:
+        return memcpy(&i8, data, 1), i8;
+    case 2:
+        return memcpy(&i16, data, 2), i16;
+    case 4:
+        return memcpy(&i32, data, 4), i32;
+    default:
+        return memcpy(&i64, data, 8), i64;
+    }
+}
+
+static double load_float(size_t size, const void *data)
+{
+    float f;
+    double d;
+
+    if (size == sizeof(f))
+        return memcpy(&f, data, sizeof(f)), (double)f;
+    return memcpy(&d, data, sizeof(d)), d;
+}
+
 void mp__load(enum mp__slot_type type, size_t size, const void *data, msgpack_object *value)
 {
-    int64_t i = 0;
-    uint64_t u = 0;
+    int64_t number;
 
     switch (type) {
     case MP__SLOT_SIGNED:
-        i = size == 1   ? *(const int8_t *)data
-            : size == 2 ? *(const int16_t *)data
-            : size == 4 ? *(const int32_t *)data
-                        : *(const int64_t *)data;
-        *value = mp__from_signed(i);
+        number = load_signed(size, data);
+        value->type =
+            number < 0 ? MSGPACK_OBJECT_NEGATIVE_INTEGER : MSGPACK_OBJECT_POSITIVE_INTEGER;
+        value->via.i64 = number;
         break;
     case MP__SLOT_UNSIGNED:
-        u = size == 1   ? *(const uint8_t *)data
-            : size == 2 ? *(const uint16_t *)data
-            : size == 4 ? *(const uint32_t *)data
-                        : *(const uint64_t *)data;
-        *value = mp__from_unsigned(u);
+        value->type = MSGPACK_OBJECT_POSITIVE_INTEGER;
+        value->via.u64 = (uint64_t)load_signed(size, data);
+        if (size < 8) /* the sign is none */
+            value->via.u64 &= (UINT64_C(1) << BITS * size) - 1;
         break;
     case MP__SLOT_BOOL:
-        *value = mp__from_bool(*(const bool *)data);
+        value->type = MSGPACK_OBJECT_BOOLEAN;
+        value->via.boolean = *(const uint8_t *)data != 0;
         break;
     case MP__SLOT_FLOAT:
-        *value = size == sizeof(float) ? mp__from_float(*(const float *)data)
-                                       : mp__from_double(*(const double *)data);
+        value->type = size == sizeof(float) ? MSGPACK_OBJECT_FLOAT32 : MSGPACK_OBJECT_FLOAT64;
+        value->via.f64 = load_float(size, data);
         break;
     default:
         *value = mp_bytes(data, size);
         break;
     }
+}
+
+int mp__store(enum mp__slot_type type, size_t size, const msgpack_object *value, void *to)
+{
+    const mp__slot slot = { type, size, to, NULL };
+    int r;
+
+    if (quick(&slot, value))
+        return 0;
+    r = check(1, &slot, value);
+    if (r == 0)
+        store(&slot, value);
+    return r;
 }

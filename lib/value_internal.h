@@ -55,6 +55,9 @@ int mp__value_pack(msgpack_object value, mp__buffer *bytes, mp__parcel *parcel);
 /* The value of a variable: of integers, bool, float, and of anything else as its bytes. */
 void mp__load(enum mp__slot_type type, size_t size, const void *data, msgpack_object *value);
 
+/* And back, as mp_unpack: 0, MP_ETYPE or MP_ERANGE. */
+int mp__store(enum mp__slot_type type, size_t size, const msgpack_object *value, void *to);
+
 /*
  * Decodes the bytes of a message into message->value: exactly one value, within
  * the limits. Needs one spare byte of capacity behind them.

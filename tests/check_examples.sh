@@ -4,7 +4,8 @@
 B=${1:-build}
 expected=examples/expected
 printed=$(mktemp) || exit 1
-trap 'rm -f "$printed"' EXIT
+picture=$(mktemp) || exit 1
+trap 'rm -f "$printed" "$picture"' EXIT
 failed=
 runs=0
 
@@ -25,6 +26,7 @@ for source in examples/*.c; do
     for method in fork spawn forkserver; do
         case $name in
         word_count) check word_count $method -q -n 3 -m $method $expected/tree ;;
+        mandelbrot) check mandelbrot $method -q "$picture" 100 ;;
         *) check "$name" $method ;;
         esac
     done
