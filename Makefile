@@ -45,7 +45,6 @@ OBJECTS := $(SOURCES:lib/%.c=$(B)/lib/%.o)
 SHARED := $(SOURCES:lib/%.c=$(B)/shared/%.o)
 TESTS := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/test_*.c))
 PROGRAMS := $(patsubst tests/programs/%.c,$(B)/tests/programs/%,$(wildcard tests/programs/*.c))
-PLUGINS := $(patsubst tests/plugins/%.c,$(B)/tests/plugins/%.so,$(wildcard tests/plugins/*.c))
 EXAMPLES := $(patsubst examples/%.c,$(B)/examples/%,$(wildcard examples/*.c))
 BENCHES := $(patsubst bench/bench_%.c,$(B)/bench/bench_%,$(wildcard bench/bench_*.c))
 STATIC_LIB := $(B)/libmultiprocessing.a
@@ -94,10 +93,6 @@ $(PROGRAMS): $(B)/tests/programs/%: tests/programs/%.c $(STATIC_LIB)
 	@mkdir -p $(@D)
 	$(COMPILE) $(MSGPACK_CFLAGS) $(LDFLAGS) $< $(STATIC_LIB) -o $@ $(MSGPACK_LIBS)
 
-$(PLUGINS): $(B)/tests/plugins/%.so: tests/plugins/%.c $(SHARED_LIB)
-	@mkdir -p $(@D)
-	$(COMPILE) -fPIC -shared $(MSGPACK_CFLAGS) $< -o $@
-
 $(EXAMPLES): $(B)/examples/%: examples/%.c $(STATIC_LIB)
 	@mkdir -p $(@D)
 	$(COMPILE) $(MSGPACK_CFLAGS) $(LDFLAGS) $< $(STATIC_LIB) -o $@ $(MSGPACK_LIBS)
@@ -111,7 +106,7 @@ FOLDER ?= /usr/include
 demo: $(B)/examples/word_count
 	$(B)/examples/word_count $(FOLDER)
 
-test: $(TESTS) $(PROGRAMS) $(PLUGINS) $(EXAMPLES) $(SHARED_LIB)
+test: $(TESTS) $(PROGRAMS) $(EXAMPLES) $(SHARED_LIB)
 	@B=$(B) CC="$(CC)" SAN="$(SAN)" sh tests/run.sh $(TESTS)
 
 check: test

@@ -120,6 +120,7 @@ typedef struct mp__server_orders {
     int (*hook)(void);
     int on_error;
     int report;
+    bool on_demand; /* no child is forked ahead */
 } mp__server_orders;
 
 /* Receives it; fills in either. 0, or a code. */

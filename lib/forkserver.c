@@ -3,7 +3,8 @@
  * forkserver.c - the server: a small single-threaded process that keeps one
  * child forked ahead, the spare. The spare itself reads the next request,
  * answers it, tells the server that it is taken and becomes the child; so
- * nothing but the request stands between start and the child's first line.
+ * nothing but the request stands between start and the child's first line. A
+ * nursery, which is a server made by fork, forks its spare only on demand.
  *
  * The server forks spares, reaps, and writes exit codes into the status pipe.
  * It ends when its owner's end of the channel closes.
@@ -49,6 +50,8 @@ static struct server {
     atomic_int *progress; /* of the spare */
     struct child_entry *children;
     size_t count, capacity;
+    bool on_demand;    /* a spare is forked when a request has come, not before */
+    bool wanted;       /* one has */
     mp__buffer unsent; /* statuses the pipe had no room for */
 } server;
 
@@ -193,6 +196,7 @@ static bool fork_spare(mp__child *child)
     server.serial++;
     atomic_store(server.progress, IDLE);
     server.spare = fork();
+    fork_error = 0;
     if (server.spare < 0) { /* tried again at the next event or in a moment */
         fork_error = -errno;
         server.spare = 0;
@@ -217,6 +221,8 @@ static void refuse(void)
     mp__fd_close(nobody.lifeline);
     mp__fd_close(nobody.life);
     mp__fd_close(nobody.parent_fd);
+    server.wanted = false;
+    fork_error = 0;
 }
 
 static void note_taken(void)
@@ -292,14 +298,16 @@ static void wait_for_events(void)
         { .fd = server.unsent.size ? server.report : -1, .events = POLLOUT },
     };
     struct timespec moment = { 0, 20000000 }; /* until a fork that failed is tried again */
+    bool waits = server.spare || server.on_demand;
     sigset_t none;
 
     sigemptyset(&none);
-    if (ppoll(fds, 3, server.spare ? NULL : &moment, &none) < 0 && errno != EINTR)
+    if (ppoll(fds, 3, waits ? NULL : &moment, &none) < 0 && errno != EINTR)
         _exit(1);
     if (fds[0].revents & (POLLHUP | POLLERR | POLLNVAL))
         _exit(0);
-    if (fds[0].revents & POLLIN)
+    server.wanted = (fds[0].revents & POLLIN) != 0;
+    if (server.wanted && (!server.on_demand || fork_error))
         refuse();
     if (fds[1].revents)
         note_taken();
@@ -322,6 +330,7 @@ static void preload(const mp__server_orders *orders)
 static void open_server(mp_connection *channel, const mp__server_orders *orders)
 {
     server.channel = channel;
+    server.on_demand = orders->on_demand;
     server.report = orders->report;
     mp__log_set_name("ForkServer");
     server.progress = mmap(
@@ -342,7 +351,7 @@ void mp__forkserver_serve(mp_connection *channel, const mp__server_orders *order
 {
     open_server(channel, orders);
     for (;;) {
-        if (!server.spare && fork_spare(child))
+        if (!server.spare && (server.wanted || !server.on_demand) && fork_spare(child))
             return;
         wait_for_events();
         reap();

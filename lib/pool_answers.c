@@ -74,9 +74,10 @@ static size_t run_length(const mp__worker *w, uint64_t head, bool *ends)
     if (n > w->run_left)
         n = w->run_left;
     *ends = n == w->run_left;
-    if (cut >= w->tail && cut <= w->tail + n * w->run_size) {
+    if (cut >= w->tail && cut <= w->tail + n * w->run_size && cut < head) { /* something follows */
         n = (cut - w->tail) / w->run_size;
         *ends = true;
+        atomic_store_explicit(&w->shared->cut_seen, cut, memory_order_release);
     }
     return (size_t)n;
 }

@@ -282,10 +282,13 @@ static int wait_for_map(mp_result *work, int64_t deadline)
     show s = { .work = work, .next = work->options.progress || work->options.on_progress };
     int r;
 
+    bool last;
+
     do {
         r = mp__pool_drive(work->pool, ready_or_due, &s, deadline);
+        last = work->ready; /* it may become so while it is shown */
         show_progress(&s);
-    } while (r == 0 && !work->ready);
+    } while (r == 0 && !last);
     return r;
 }
 

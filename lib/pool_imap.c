@@ -250,6 +250,8 @@ static int check(const mp_task_options *options)
 
     if (!options->function)
         return mp__fail(MP_EINVAL, "a pool needs a function to call");
+    if (options->retries < 0)
+        return mp__fail(MP_EINVAL, "retries is 0 or more, not %d", options->retries);
     if (options->out.data || in->type == MP__SLOT_MESSAGE)
         return mp__fail(MP_EINVAL, "imap takes an array or a generator, and its answers come from "
                                    "mp_imap_next");

@@ -31,6 +31,7 @@ typedef struct mp__pool_shared {
     _Atomic int64_t begun_at;
     alignas(64) _Atomic uint64_t head; /* bytes of answers there ever were */
     _Atomic uint64_t cut;              /* where the last run ended early, in those bytes */
+    alignas(64) _Atomic uint64_t cut_seen; /* the last one the pool has come to */
     /* The worker wakes the pool once this many items are answered. */
     alignas(64) _Atomic uint64_t wake_at;
     alignas(64) uint8_t ring[MP__RING_SIZE];
@@ -50,7 +51,8 @@ typedef struct mp__ring_head {
 /*
  * The head of a run: answers as they lie in the array, of items in a row, each there
  * as soon as head is past it. size is that of one. The run ends after so many, or
- * at cut; what follows it is aligned to 8 again.
+ * at cut; what follows it is aligned to 8 again. As long as the pool has not come
+ * to a cut there is no other: runs are of one item then.
  */
 typedef struct mp__run_head {
     mp__ring_head head;

@@ -42,6 +42,7 @@ static struct {
     mp_function *functions;
     size_t function_count;
     uint64_t run_item, run_left; /* of the run in the ring: the next one, and how many */
+    uint64_t cut;                /* where one ended early */
     mp__frame task;              /* the one at work */
     mp_call call;
     mp__buffer out; /* the answer of the item at work */
@@ -123,7 +124,8 @@ static void end_run(void)
     if (!me.run_left)
         return;
     me.run_left = 0;
-    atomic_store_explicit(&me.shared->cut, me.head, memory_order_release);
+    me.cut = me.head;
+    atomic_store_explicit(&me.shared->cut, me.cut, memory_order_release);
     me.head = mp__ring_align(me.head);
 }
 
@@ -151,6 +153,8 @@ static void begin_run(uint64_t item, size_t size)
     run.count = me.task.item + me.task.count - item;
     if (run.count > fit)
         run.count = fit;
+    if (atomic_load_explicit(&me.shared->cut_seen, memory_order_acquire) != me.cut)
+        run.count = 1;
     memcpy(at, &run, sizeof(run));
     me.head += sizeof(run);
     me.run_item = item;
@@ -184,12 +188,21 @@ static void wake_pool_after(uint64_t item)
         wake_pool();
 }
 
+/* What the pool keeps room for in the ring: an error may need more than the value would. */
+static size_t inline_max(void)
+{
+    bool small = mp__is_raw((enum mp__slot_type)me.task.out_type) &&
+                 me.task.out_size < MP__INLINE_MAX;
+
+    return small ? me.task.out_size : MP__INLINE_MAX;
+}
+
 static void answer(
     enum mp__wire_kind kind, uint64_t item, const void *data, size_t size, const mp__parcel *parcel)
 {
     mp__frame frame = { .kind = (uint8_t)kind, .size = size, .item = item };
 
-    if (size > MP__INLINE_MAX || (parcel && parcel->count)) {
+    if (size > inline_max() || (parcel && parcel->count)) {
         frame.fds = parcel ? (uint16_t)parcel->count : 0;
         put(MP__WIRE_EXTERNAL, item, NULL, 0);
         send_frame(&frame, data, parcel);
@@ -382,7 +395,7 @@ static bool read_body(uint64_t size, mp__buffer *bytes)
         give_up();
     me.in_done += have;
     for (; bytes->size < size; bytes->size += got) {
-        size_t wanted = bytes->capacity > GROW_SIZE ? 2 * bytes->capacity : GROW_SIZE;
+        size_t wanted = bytes->capacity >= GROW_SIZE ? 2 * bytes->capacity : GROW_SIZE;
 
         if (bytes->size == bytes->capacity &&
             mp__buffer_reserve(bytes, wanted < size + 1 ? wanted : (size_t)size + 1) < 0)

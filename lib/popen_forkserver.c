@@ -484,7 +484,7 @@ int mp__popen_forkserver(const mp__job *job, mp__popen *popen)
 static void be_nursery(int channel, int report, void (*run)(mp__child *child))
 {
     static mp__child child = { .lifeline = -1, .life = -1, .parent_fd = -1, .report = -1 };
-    mp__server_orders orders = { .server = true, .report = report };
+    mp__server_orders orders = { .server = true, .report = report, .on_demand = true };
     mp_connection *connection = NULL;
 
     mp__bootstrap_clean();

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 #
 # Each public header compiles alone, in C11, C17 and C++17, with all warnings; so
-# does the program in the documents, at -O0 and -O2. A compiler that is not there
+# do the programs in the documents, at -O0 and -O2. A compiler that is not there
 # is skipped, with a word.
 msgpack=msgpack-c
 pkg-config --exists 'msgpack-c >= 4' 2>/dev/null || msgpack=msgpack
@@ -32,7 +32,9 @@ EOF
         done
     done
     for level in -O0 -O2; do
-        check tests/programs/design.c "$1" -std=c11 $c $level -x c < tests/programs/design.c
+        for program in tests/programs/design.c tests/programs/design_pool.c; do
+            check $program "$1" -std=c11 $c $level -x c < $program
+        done
     done
 }
 

@@ -245,7 +245,7 @@ void run_program(
         fail_msg("%s did not end within %g s; it printed:\n%s", argv[0], seconds, out->output);
 }
 
-static const char *beside(const char *folder, const char *name, const char *suffix)
+const char *program_path(const char *name)
 {
     static char path[8192];
     ssize_t n = readlink("/proc/self/exe", path, 4096);
@@ -254,18 +254,8 @@ static const char *beside(const char *folder, const char *name, const char *suff
     assert_true(n > 0);
     path[n] = '\0';
     slash = strrchr(path, '/');
-    (void)snprintf(slash, sizeof(path) - 4096, "/%s/%s%s", folder, name, suffix);
+    (void)snprintf(slash, sizeof(path) - 4096, "/programs/%s", name);
     return path;
-}
-
-const char *program_path(const char *name)
-{
-    return beside("programs", name, "");
-}
-
-const char *plugin_path(const char *name)
-{
-    return beside("plugins", name, ".so");
 }
 
 int count_text(const char *haystack, const char *needle)

@@ -81,7 +81,6 @@ void run_program(
 
 /* "build/tests/programs/NAME" beside this test program; valid until the next call. */
 const char *program_path(const char *name);
-const char *plugin_path(const char *name);
 
 /* How often needle is in haystack. */
 int count_text(const char *haystack, const char *needle);

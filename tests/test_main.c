@@ -66,12 +66,15 @@ static int nothing(mp_call *call)
     return 0;
 }
 
-/* ---- the program in the documents ---- */
+/* ---- the programs in the documents ---- */
 
-static void the_program_in_the_documents_prints_the_same_under_each_method(void **state)
+static void the_programs_in_the_documents_print_the_same_under_each_method(void **state)
 {
     run_with(state, "design", NULL);
     assert_string_equal(out.output, "hello bob from Process-1\n42 2.5 done\nexit code 0\n");
+    assert_int_equal(out.status, 0);
+    run_with(state, "design_pool", NULL);
+    assert_string_equal(out.output, "1\n4\n9\n16\n25\n");
     assert_int_equal(out.status, 0);
 }
 
@@ -852,7 +855,7 @@ static void the_executable_of_another_program_is_noticed(void **state)
 }
 
 static const struct CMUnitTest tests[] = {
-    UNDER_EACH(the_program_in_the_documents_prints_the_same_under_each_method),
+    UNDER_EACH(the_programs_in_the_documents_print_the_same_under_each_method),
     UNDER_EACH(no_code_of_the_program_sees_how_a_child_is_told_what_it_is),
     UNDER_EACH(proc_does_not_show_how_a_child_was_told_what_it_is),
     UNDER_EACH(a_child_has_the_environment_of_its_parent),

@@ -1,3 +1,8 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * design.c - the second program of the documents, as it stands.
+ */
+/* clang-format off */
 #include <multiprocessing.h>
 #include <stdio.h>
 
@@ -13,12 +18,10 @@ static int greet(mp_call *call)
 
 int main(void)
 {
-    MP_MAIN () {
+    MP_MAIN() {
         mp_connection *here, *there;
         mp_message answer = MP_MESSAGE_INIT;
-        long number;
-        double real;
-        const char *word;
+        long number; double real; const char *word;
 
         mp_pipe(&here, &there);
         mp_process *p = mp_process_new(.target = greet, .args = MP_ARGS("bob", there));
