@@ -280,9 +280,8 @@ static void show_progress(show *s)
 static int wait_for_map(mp_result *work, int64_t deadline)
 {
     show s = { .work = work, .next = work->options.progress || work->options.on_progress };
-    int r;
-
     bool last;
+    int r;
 
     do {
         r = mp__pool_drive(work->pool, ready_or_due, &s, deadline);

@@ -53,12 +53,15 @@ void mp__pool_leave(mp_pool *pool)
     mp__pool_drop(pool);
 }
 
+/* Goes before those who drive: they do not begin another round as long as somebody waits here. */
 void mp__pool_take_role(mp_pool *pool)
 {
+    pool->claimants++;
     while (pool->driving) {
         mp__pool_poke(pool);
         (void)pthread_cond_wait(&pool->changed, &pool->lock);
     }
+    pool->claimants--;
     pool->driving = true;
     pool->driver = pthread_self();
 }
@@ -287,7 +290,7 @@ int mp__pool_drive(mp_pool *pool, bool (*done)(void *argument), void *argument, 
             continue;
         if (tried && deadline != MP__NEVER && mp__clock_now() >= deadline)
             return mp__fail(MP_ETIMEDOUT, "not ready within the time given");
-        if (!pool->driving)
+        if (!pool->driving && !pool->claimants)
             r = drive_once(pool, deadline);
         else
             wait_for_driver(pool, deadline);

@@ -135,6 +135,7 @@ struct mp_pool {
     pid_t creator;
     enum mp__pool_state state;
     bool broken, driving, ticking;
+    unsigned claimants; /* threads that want the role to end the pool */
     pthread_t driver;
     const mp_context *context;
     struct mp__server *nursery; /* under fork: who forks replacements; NULL: it is gone */

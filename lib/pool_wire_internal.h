@@ -29,8 +29,8 @@ typedef struct mp__pool_shared {
     alignas(64) _Atomic uint64_t claim; /* the next item that may begin */
     _Atomic uint64_t begun;             /* the item that begun_at is about */
     _Atomic int64_t begun_at;
-    alignas(64) _Atomic uint64_t head; /* bytes of answers there ever were */
-    _Atomic uint64_t cut;              /* where the last run ended early, in those bytes */
+    alignas(64) _Atomic uint64_t head;     /* bytes of answers there ever were */
+    _Atomic uint64_t cut;                  /* where the last run ended early, in those bytes */
     alignas(64) _Atomic uint64_t cut_seen; /* the last one the pool has come to */
     /* The worker wakes the pool once this many items are answered. */
     alignas(64) _Atomic uint64_t wake_at;

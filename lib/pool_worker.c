@@ -20,6 +20,7 @@
 #include "error_internal.h"
 #include "fd_internal.h"
 #include "function_internal.h"
+#include "hooks_internal.h"
 #include "log_internal.h"
 #include "shm_internal.h"
 #include "spin_internal.h"
@@ -191,8 +192,8 @@ static void wake_pool_after(uint64_t item)
 /* What the pool keeps room for in the ring: an error may need more than the value would. */
 static size_t inline_max(void)
 {
-    bool small = mp__is_raw((enum mp__slot_type)me.task.out_type) &&
-                 me.task.out_size < MP__INLINE_MAX;
+    bool small =
+        mp__is_raw((enum mp__slot_type)me.task.out_type) && me.task.out_size < MP__INLINE_MAX;
 
     return small ? me.task.out_size : MP__INLINE_MAX;
 }
@@ -544,6 +545,26 @@ static int initialize(const mp__function *description, msgpack_object arguments)
     return r;
 }
 
+/* A child of ours that a task starts is no worker, or one of another pool. */
+static void after_fork(bool ours)
+{
+    if (!ours)
+        return;
+    mp__fd_close(me.fd);
+    mp__fd_close(me.wake);
+    mp__shm_unmap(me.shared, sizeof(*me.shared));
+    mp__parcel_close(&me.came);
+    mp__parcel_close(&me.out_parcel);
+    mp__buffer_done(&me.in);
+    mp__buffer_done(&me.out);
+    free(me.functions);
+    me.index = me.fd = me.wake = -1;
+    me.shared = NULL;
+    me.functions = NULL;
+    me.function_count = me.in_done = 0;
+    me.head = me.run_left = me.cut = 0;
+}
+
 static int begin(mp_call *call)
 {
     struct sigaction calm = { .sa_handler = stay, .sa_flags = SA_RESTART };
@@ -566,6 +587,8 @@ static int begin(mp_call *call)
     me.shared = shared;
     me.index = index;
     me.call.answer = take_answer;
+    mp__message_reset(&me.call.arguments); /* if we are a copy of a worker */
+    mp__hooks_after_fork(after_fork);
     (void)sigaction(SIGINT, &calm, NULL);
     if (encoded.data && encoded.size) {
         r = mp__function_decode(encoded.data, encoded.size, &initializer);
