@@ -37,10 +37,10 @@ struct mp_connection {
     bool is_local; /* a Unix socket: handles can be sent */
     bool lost;     /* closed because this process is a child it was not passed to */
 
-    pthread_mutex_t reading; /* guards what follows */
-    bool has_length;         /* the length of the next message was read */
+    pthread_mutex_t reading; /* guards what follows; who only polls looks at the atomic ones */
+    atomic_bool has_length;  /* the length of the next message was read */
     uint64_t length;
-    int broken;        /* the stream is no use any more: why */
+    atomic_int broken; /* the stream is no use any more: why */
     mp__parcel parcel; /* descriptors that came with it */
     bool incomplete;   /* there was no room for some of them */
     mp__spin spin;

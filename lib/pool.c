@@ -86,6 +86,8 @@ int mp__pool_check_open(const mp_pool *pool)
 void mp__pool_announce(mp_pool *pool)
 {
     (void)pthread_cond_broadcast(&pool->changed);
+    if (pool->driving && !mp__is_here(pool->driver))
+        mp__pool_poke(pool); /* what it sleeps for may be this */
 }
 
 int mp__pool_function(mp_pool *pool, mp_function function, uint32_t *number)

@@ -122,7 +122,7 @@ static bool take_answer(mp__worker *w, uint64_t head)
     bool good;
 
     memcpy(&answer, ring + at, sizeof(answer));
-    if (answer.kind == MP__WIRE_PAD) {
+    if (answer.kind == MP__WIRE_PAD && w->tail + (MP__RING_SIZE - at) <= head) {
         w->tail += MP__RING_SIZE - at;
         return true;
     }
@@ -141,7 +141,8 @@ static bool take_answer(mp__worker *w, uint64_t head)
         if (w->wanted)
             return false;
         w->external = false;
-        good = settle(w, (enum mp__wire_kind)w->frame.kind, &w->body, &w->came);
+        good = w->frame.item == mp__crew_head(w)->item &&
+               settle(w, (enum mp__wire_kind)w->frame.kind, &w->body, &w->came);
         mp__parcel_close(&w->came); /* nothing, unless it was dropped */
         w->body.size = 0;
     } else if (answer.kind == MP__WIRE_VALUE) { /* memory that the message keeps */
@@ -220,6 +221,7 @@ static void take_frame(mp__worker *w)
             mp__crew_kill(w, MP_EPROTOCOL);
         return;
     default:
+        mp__crew_kill(w, MP_EPROTOCOL);
         break;
     }
     w->body.size = 0;
@@ -313,6 +315,7 @@ void mp__crew_look(mp_pool *pool, mp__worker *w, bool readable)
             moved |= look_at_socket(w) && (w->external || w->dying);
         readable = w->dying;
     }
-    if (w->began)
+    if (w->began && !w->proven)
         pool->failures = 0;
+    w->proven = w->began;
 }

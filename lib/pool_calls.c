@@ -209,8 +209,8 @@ static mp_result *new_map(mp_pool *pool, const mp_task_options *options, bool sp
     work->spread = spread;
     if (!options->out.data)
         work->options.out = (mp_items){ .type = MP__SLOT_SKIP };
-    if (options->status)
-        memset(options->status, 0, options->in.count * sizeof(*options->status));
+    for (size_t i = 0; options->status && i < options->in.count; i++)
+        options->status[i] = MP_ERUNNING;
     return work;
 }
 

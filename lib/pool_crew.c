@@ -19,7 +19,10 @@
 #include "shm_internal.h"
 #include "socket_internal.h"
 
-#define REAP_SECONDS 5.0 /* for the exit code of a process that has ended */
+#define FAILURES_FREE 3    /* in a row, before it is waited with the next start: */
+#define RETRY_NS 10000000  /* this long, doubled each time */
+#define SOUND_NS 100000000 /* whoever was ready for so long did not fail to begin */
+#define REAP_SECONDS 5.0   /* for the exit code of a process that has ended */
 
 /* ---- starting ---- */
 
@@ -80,6 +83,8 @@ void mp__crew_clear(mp__worker *w)
     mp__parcel_close(&w->came);
     if (w->big_work)
         mp__work_drop(w->big_work);
+    for (size_t i = 0; i < w->queue_count; i++)
+        mp__work_drop(w->queue[w->queue_first + i].work);
     free(w->queue);
     *w = (mp__worker){ .index = w->index, .fd = -1 };
 }
@@ -195,15 +200,23 @@ static void settle_lost(mp__worker *w)
     mp__work_drop(work);
 }
 
+/* One more in a row; from the fourth on the next one is started later and later. */
+void mp__crew_count_failure(mp_pool *pool)
+{
+    unsigned doubled = pool->failures > FAILURES_FREE ? pool->failures - FAILURES_FREE : 0;
+
+    if (pool->failures++ >= FAILURES_FREE)
+        pool->retry_at = mp__clock_now() + ((int64_t)RETRY_NS << (doubled < 7 ? doubled : 7));
+}
+
 static void note_failure(mp_pool *pool, mp__worker *w)
 {
     char text[128];
 
-    if (w->began || w->state == MP__WORKER_LEAVING) {
-        pool->failures = 0;
+    if (w->began || w->state == MP__WORKER_LEAVING ||
+        (w->state == MP__WORKER_READY && mp__clock_now() - w->since > SOUND_NS))
         return;
-    }
-    pool->failures++;
+    mp__crew_count_failure(pool);
     if (*w->refusal)
         (void)snprintf(
             pool->reason, sizeof(pool->reason), "the initializer failed: %.400s", w->refusal);

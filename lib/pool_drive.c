@@ -18,7 +18,7 @@
 #include "pid_internal.h"
 
 #define TICK_NS 1000000
-#define RETRY_NS 10000000 /* before a start that failed is tried again; doubled each time */
+#define RETRY_NS 10000000 /* before a start that failed is tried again, at least */
 #define FAILURES_MIN 3
 
 /* ---- the role ---- */
@@ -110,14 +110,13 @@ static bool wants_workers(const mp_pool *pool)
 static void replace_workers(mp_pool *pool)
 {
     for (size_t i = 0; i < pool->count && wants_workers(pool); i++) {
-        unsigned doubled = pool->failures < 7 ? pool->failures : 7;
-
         if (pool->workers[i].state != MP__WORKER_VACANT || mp__clock_now() < pool->retry_at)
             continue;
         if (mp__crew_start(pool, &pool->workers[i]) == 0)
             continue;
-        pool->failures++;
-        pool->retry_at = mp__clock_now() + ((int64_t)RETRY_NS << doubled);
+        mp__crew_count_failure(pool);
+        if (pool->retry_at <= mp__clock_now()) /* whatever was lacking does not come back at once */
+            pool->retry_at = mp__clock_now() + RETRY_NS;
         (void)snprintf(pool->reason, sizeof(pool->reason), "a worker could not be started: %.400s",
             mp_last_error()->text);
         give_up_if_hopeless(pool);

@@ -98,7 +98,8 @@ typedef struct mp__worker {
     size_t in_flight;
     uint32_t functions; /* it knows so many */
     size_t given;       /* items in its life */
-    bool began;         /* one at least */
+    bool began;         /* one at least: answered, or lost with it */
+    bool proven;        /* that was noted */
     uint64_t seen;      /* tail when the driver went to sleep */
     int64_t since;      /* of the last answer, or of the task that ended its idleness */
     int doomed;         /* killed by the pool: why */
@@ -233,6 +234,9 @@ void mp__crew_kill(mp__worker *worker, int code);
 
 /* Its process has ended: settles what it had. */
 void mp__crew_bury(mp_pool *pool, mp__worker *worker);
+
+/* A worker ended without having begun an item, or could not be started. */
+void mp__crew_count_failure(mp_pool *pool);
 
 /* Forgets it; its items must be settled or of no interest. */
 void mp__crew_clear(mp__worker *worker);

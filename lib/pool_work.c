@@ -341,6 +341,8 @@ bool mp__work_answer_run(mp_result *work, size_t first, const void *data, size_t
         return true;
     if (!take_raw(work, first, data, size, count))
         return false;
+    for (size_t i = 0; work->options.status && i < count; i++)
+        work->options.status[first + i] = 0;
     work->answered += count;
     if (work->answered == work->total)
         leave(work);
@@ -372,6 +374,8 @@ bool mp__work_answer(
         good = take_none(work, place);
     else if (kind == MP__WIRE_VALUE && message)
         good = take_value(message, bytes, parcel) == 0;
+    if (good && work->options.status)
+        work->options.status[place] = 0;
     if (good)
         count_answer(work, place);
     return good;
@@ -443,6 +447,9 @@ void mp__work_abandon(mp_result *work, int code, const char *text)
 {
     if (work->settled)
         return;
+    for (size_t i = 0; work->options.status && i < work->options.in.count; i++)
+        if (work->options.status[i] == MP_ERUNNING)
+            work->options.status[i] = code;
     work->error = (mp_task_error){ .code = code };
     (void)snprintf(work->error.text, sizeof(work->error.text), "%s", text);
     (void)snprintf(work->error.function, sizeof(work->error.function), "%s", work->options.name);

@@ -292,16 +292,14 @@ static bool claim(uint64_t item)
 {
     uint64_t next = item;
 
-    if (!atomic_compare_exchange_strong(&me.shared->claim, &next, item + 1))
-        return false;
-    if (me.task.timed) {
+    if (me.task.timed) { /* before: also who is stopped right after it can be late */
         int64_t now = mp__clock_now();
 
         atomic_store(&me.shared->begun_at, now);
         atomic_store(&me.shared->begun, item);
         me.call.soft_expiry = me.task.soft_limit ? now + me.task.soft_limit : 0;
     }
-    return true;
+    return atomic_compare_exchange_strong(&me.shared->claim, &next, item + 1);
 }
 
 static void run(uint64_t item)
