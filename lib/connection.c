@@ -348,6 +348,13 @@ static ssize_t read_some(mp_connection *c, int fd, void *data, size_t size)
                : mp__fd_read(fd, data, size);
 }
 
+/* The stream is no use any more. */
+static int break_off(mp_connection *c, int why)
+{
+    atomic_store(&c->broken, why);
+    return why;
+}
+
 /* size bytes, or MP_ETRUNCATED. A failure in the middle of a message breaks the stream for good. */
 static int read_rest(mp_connection *c, int fd, void *data, size_t size)
 {
@@ -355,8 +362,8 @@ static int read_rest(mp_connection *c, int fd, void *data, size_t size)
         ssize_t n = read_some(c, fd, data, size);
 
         if (n <= 0)
-            return c->broken = n < 0 ? (int)n
-                                     : mp__fail(MP_ETRUNCATED, "the stream ended inside a message");
+            return break_off(
+                c, n < 0 ? (int)n : mp__fail(MP_ETRUNCATED, "the stream ended inside a message"));
         data = (char *)data + n;
         size -= (size_t)n;
     }
@@ -392,9 +399,9 @@ static int read_header(mp_connection *c, int fd)
         for (int i = 0; i < 8; i++)
             length = length << 8 | header[i];
     } else if (length > SHORT_MAX) {
-        r = c->broken = mp__fail(MP_EPROTOCOL, "a message of negative length arrived: the peer "
-                                               "does not speak this protocol, or its memory is "
-                                               "damaged");
+        r = break_off(c, mp__fail(MP_EPROTOCOL, "a message of negative length arrived: the peer "
+                                                "does not speak this protocol, or its memory is "
+                                                "damaged"));
     }
     if (r < 0)
         return r;
@@ -437,7 +444,7 @@ static int read_body(mp_connection *c, int fd, mp__buffer *bytes)
 
             r = mp__buffer_reserve(bytes, (wanted < length ? wanted : length) + 1);
             if (r < 0) /* the message stays pending, unless a part of it is lost */
-                return bytes->size ? (c->broken = r) : r;
+                return bytes->size ? break_off(c, r) : r;
             room = bytes->capacity - 1;
         }
         step = (room < length ? room : length) - bytes->size;

@@ -235,7 +235,7 @@ int mp_process_start(mp_process *p)
 
 int mp__process_start_from(mp_process *p, mp__nursery *nursery)
 {
-    enum mp__method method;
+    enum mp__method method = MP__FORK;
     int r = mp__process_check_ours(p);
 
     if (r == 0 && p->role != MP__CHILD)
