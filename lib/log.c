@@ -13,6 +13,9 @@
 #include <strings.h>
 #include <unistd.h>
 
+#include "error_internal.h"
+#include "fd_internal.h"
+
 #define UNSET (-1)
 
 static char process_name[64] = "MainProcess";
@@ -81,14 +84,18 @@ void mp__log_set_name(const char *name)
 /* Ends the line, one line whatever the text holds, and writes it at once. */
 static void write_line(char *line, size_t capacity, size_t length)
 {
+    mp_error before = *mp_last_error();
+    struct iovec part = { .iov_base = line };
+
     if (length > capacity - 2)
         length = capacity - 2;
     for (size_t i = 0; i < length; i++)
         if (line[i] == '\n')
             line[i] = ' ';
     line[length++] = '\n';
-    if (write(STDERR_FILENO, line, length) < 0)
-        return; /* there is nobody left to tell */
+    part.iov_len = length;
+    (void)mp__fd_write(STDERR_FILENO, &part, 1); /* on failure there is nobody left to tell */
+    (void)mp__fail(before.code, "%s", before.text);
 }
 
 void mp_log_write(int level, const char *file, int number, const char *format, ...)

@@ -99,13 +99,23 @@ static bool is_ready(void *work)
     return ((mp_result *)work)->ready;
 }
 
+/* Whether its callback runs on this thread. */
+static bool is_calling_here(const mp_result *work)
+{
+    return work->called && !work->ready && mp__is_here(work->pool->caller);
+}
+
+static int fail_in_callback(void)
+{
+    return mp__fail(MP_EDEADLOCK, "a result is ready only after its callback, which waits here");
+}
+
 static int wait_for(mp_result *work, int64_t deadline)
 {
     mp_pool *pool = work->pool;
 
-    if (work->called && !work->ready && mp__is_here(pool->caller))
-        return mp__fail(
-            MP_EDEADLOCK, "a result is ready only after its callback, which waits here");
+    if (is_calling_here(work))
+        return fail_in_callback();
     return mp__pool_drive(pool, is_ready, work, deadline);
 }
 
@@ -456,6 +466,27 @@ static bool any_ready(void *argument)
     return false;
 }
 
+/* Whether one of them can become ready while this thread waits. */
+static int check_any(const mp_pool *pool, mp_result *const *results, size_t count)
+{
+    size_t calling = 0, others = 0;
+
+    for (size_t i = 0; i < count && results; i++) {
+        if (!results[i])
+            continue;
+        if (results[i]->pool != pool)
+            return mp__fail(MP_EINVAL, "result %zu is of another pool", i);
+        if (is_calling_here(results[i]))
+            calling++;
+        else
+            others++;
+    }
+    if (others && count <= INT32_MAX)
+        return 0;
+    return calling ? fail_in_callback()
+                   : mp__fail(MP_EINVAL, "mp_pool_wait_any needs results to wait for");
+}
+
 int mp_pool_wait_any(mp_pool *pool, mp_result *const *results, size_t count, double timeout)
 {
     int64_t deadline = mp__clock_deadline(timeout);
@@ -467,11 +498,7 @@ int mp_pool_wait_any(mp_pool *pool, mp_result *const *results, size_t count, dou
         return r;
     while (pool->news[0] >= 0 && read(pool->news[0], bytes, sizeof(bytes)) > 0)
         continue;
-    if (!count || count > INT32_MAX)
-        r = mp__fail(MP_EINVAL, "mp_pool_wait_any needs results to wait for");
-    for (size_t i = 0; i < count && r == 0; i++)
-        if (results[i] && results[i]->pool != pool)
-            r = mp__fail(MP_EINVAL, "result %zu is of another pool", i);
+    r = check_any(pool, results, count);
     if (r == 0)
         r = mp__pool_drive(pool, any_ready, &a, deadline);
     mp__pool_leave(pool);

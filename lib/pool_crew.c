@@ -81,6 +81,7 @@ void mp__crew_clear(mp__worker *w)
     mp__buffer_done(&w->body);
     mp__buffer_done(&w->value);
     mp__parcel_close(&w->came);
+    mp__crew_drop_fds(w);
     if (w->big_work)
         mp__work_drop(w->big_work);
     for (size_t i = 0; i < w->queue_count; i++)
@@ -156,9 +157,19 @@ static const char *cause(int exitcode, char text[128])
     return text;
 }
 
+/* When its first item began, if that was written down; else about when. */
+static int64_t begun_at(const mp__worker *w)
+{
+    const mp__assignment *head = &w->queue[w->queue_first];
+
+    if (!w->corrupt && head->work->timed && atomic_load(&w->shared->begun) == head->item)
+        return atomic_load(&w->shared->begun_at);
+    return w->since;
+}
+
 static void record(mp__worker *w, mp_task_error *error)
 {
-    double seconds = (double)(mp__clock_now() - w->since) / 1e9;
+    double seconds = (double)(mp__clock_now() - begun_at(w)) / 1e9;
     int exitcode = mp_process_exitcode(w->process);
     char text[128];
 
@@ -233,8 +244,8 @@ void mp__crew_bury(mp_pool *pool, mp__worker *w)
     w->dying = true;
     mp__crew_look(pool, w, true);
     (void)mp_process_join(w->process, REAP_SECONDS);
-    if (w->in_flight && claimed > mp__crew_head(w)->item)
-        settle_lost(w);
+    if (w->in_flight && (w->corrupt || claimed > mp__crew_head(w)->item))
+        settle_lost(w); /* what is corrupt is no proof that it had not begun */
     mp__crew_give_back(w, 0);
     note_failure(pool, w);
     mp_log(MP_LOG_DEBUG, "%s, pid %ld, ended: %d", mp_process_name(w->process),
@@ -285,12 +296,7 @@ void mp__crew_cancel(mp_pool *pool, mp_result *work)
 
         if (!head)
             continue;
-        if (w->big_work == work) { /* half a task was sent */
-            mp__crew_kill(w, MP_ECANCELLED);
-            mp__crew_drop_big(w);
-            w->out.size = w->out_done = 0;
-        }
-        mp__crew_take_back(w);
+        mp__crew_take_back(w); /* what was sent in part is sent to its end: others come behind */
         head = mp__crew_head(w);
         if (head && head->work == work)
             kill_for(pool, w, head->item, MP_ECANCELLED);

@@ -50,6 +50,8 @@ void mp__pool_leave(mp_pool *pool)
 {
     if (pool->driving && !mp__is_here(pool->driver))
         rouse(pool);
+    else if (!pool->driving && pool->has_thread && (pool->work || pool->done))
+        mp__pool_announce(pool); /* its thread goes on with what nobody waits for */
     mp__pool_drop(pool);
 }
 
@@ -252,6 +254,8 @@ static void wait_for_driver(mp_pool *pool, int64_t deadline)
 {
     struct timespec at = { (time_t)(deadline / 1000000000), (long)(deadline % 1000000000) };
 
+    if (pool->driving)
+        rouse(pool);
     if (deadline == MP__NEVER)
         (void)pthread_cond_wait(&pool->changed, &pool->lock);
     else

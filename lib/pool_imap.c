@@ -97,6 +97,7 @@ static void end_input(mp_imap *imap, int r)
     const mp_error *last = mp_last_error();
 
     imap->exhausted = true;
+    mp__work_end(imap->work, imap->read);
     if (r == MP_EEOF)
         return;
     imap->input_error = r < 0 ? r : MP_ERAISED;

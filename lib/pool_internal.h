@@ -115,7 +115,8 @@ typedef struct mp__worker {
     size_t big_size;
     mp__buffer big_own; /* it, unless it belongs to big_work */
     mp_result *big_work;
-    mp__parcel out_fds; /* descriptors for the first byte of out, lent */
+    mp__parcel out_fds; /* descriptors for the first byte of out */
+    bool owns_fds;      /* they are not lent */
 
     mp__frame frame; /* that comes */
     size_t frame_have;
@@ -207,6 +208,9 @@ bool mp__work_answer(
 bool mp__work_answer_run(
     mp_result *work, size_t first, const void *data, size_t size, size_t count);
 
+/* An imap has no more items than these. */
+void mp__work_end(mp_result *work, size_t total);
+
 /* The item failed; completes the record. */
 void mp__work_fail(mp_result *work, size_t place, mp_task_error *error);
 
@@ -271,6 +275,7 @@ bool mp__crew_is_sent(const mp__worker *worker);
 
 /* What was to be sent is of no use any more. */
 void mp__crew_drop_big(mp__worker *worker);
+void mp__crew_drop_fds(mp__worker *worker);
 
 /* Bytes of the ring that an answer may need. */
 size_t mp__crew_room_for(const mp_result *work);

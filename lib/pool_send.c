@@ -31,11 +31,29 @@ void mp__crew_drop_big(mp__worker *w)
     w->big_work = NULL;
 }
 
+void mp__crew_drop_fds(mp__worker *w)
+{
+    if (w->owns_fds)
+        mp__parcel_close(&w->out_fds);
+    w->out_fds.count = 0;
+    w->owns_fds = false;
+}
+
+/* They could not be sent at once, and are lent no longer than that. */
+static void keep_fds(mp__worker *w)
+{
+    w->owns_fds = mp__parcel_own(&w->out_fds) == 0;
+    if (w->owns_fds)
+        return;
+    mp__crew_kill(w, mp_last_error()->code);
+    mp__crew_drop_fds(w);
+}
+
 static void advance(mp__worker *w, size_t n)
 {
     size_t head = w->out.size - w->out_done;
 
-    w->out_fds.count = 0; /* they went with the first byte */
+    mp__crew_drop_fds(w); /* they went with the first byte */
     if (n < head) {
         w->out_done += n;
         return;
@@ -63,6 +81,7 @@ void mp__crew_flush(mp_pool *pool, mp__worker *w)
         }
         if (n < 0) { /* it is dead or dying: its end is an event of its own */
             w->out.size = w->out_done = 0;
+            mp__crew_drop_fds(w);
             mp__crew_drop_big(w);
             return;
         }
@@ -303,6 +322,8 @@ int mp__crew_put(mp_pool *pool, mp__worker *w, mp_result *work, size_t first, si
     push(w, work, first, n, mp__crew_room_for(work));
     w->out_fds = parcel;
     if (parcel.count || w->big)
-        mp__crew_flush(pool, w); /* now: the descriptors are lent */
+        mp__crew_flush(pool, w);
+    if (w->out_fds.count)
+        keep_fds(w);
     return 0;
 }

@@ -133,6 +133,7 @@ static void finish(mp_result *work)
     mp_pool *pool = work->pool;
 
     work->settled = true;
+    free_parcel(&work->parcel); /* nobody needs it any more */
     if (work->failed ? work->options.error_callback : work->options.callback) {
         put_last(&pool->done, &pool->done_last, work);
         mp__pool_announce(pool);
@@ -288,9 +289,15 @@ static void count_answer(mp_result *work, size_t place)
         if (work->order)
             work->order[(work->order_first + work->order_count++) % work->window] = place;
         mp__pool_announce(work->pool);
-        return;
     }
     if (work->answered == work->total)
+        leave(work);
+}
+
+void mp__work_end(mp_result *work, size_t total)
+{
+    work->total = total;
+    if (!work->settled && work->answered == total)
         leave(work);
 }
 

@@ -162,7 +162,8 @@ MP_API int mp_raise(mp_call *call, int code, const char *format, ...) MP__PRINTF
  * there is one slot. A single slot takes the value of a message or object itself.
  *
  * Returns 0, or MP_ECOUNT, MP_ETYPE, MP_ERANGE with a sentence that names the
- * slot; then no slot has changed.
+ * slot, or, of a handle, MP_EPROTOCOL (malformed), MP_EHANDLE (taken with keep
+ * before), MP_EMFILE; then no slot has changed.
  */
 #define mp_unpack(...) \
     mp__unpack(MP__COUNT(__VA_ARGS__), (const mp__slot[]){ MP__MAP(MP__SLOT, __VA_ARGS__) })
