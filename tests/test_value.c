@@ -904,11 +904,13 @@ static int return_values(mp_call *call)
     void *pointer = call;
     msgpack_object levels[2 * 64];
 
-    if (mp_return(call, mp_list("fine", 1)) != 0 || mp_return(call, 5) != 0)
-        return 1;
     if (mp_return(call, pointer) != MP_ETYPE)
+        return 1;
+    if (mp_return(call, nest(levels, 33)) != MP_ETOODEEP)
         return 2;
-    return mp_return(call, nest(levels, 33)) == MP_ETOODEEP ? 42 : 3;
+    if (mp_return(call, mp_list("fine", 1)) != 0)
+        return 3;
+    return mp_return(call, 5) == MP_EALREADY ? 42 : 4;
 }
 
 static void mp_return_checks_the_answer_in_a_process(void **state)
