@@ -185,6 +185,7 @@ static void end(mp_pool *pool)
     mp__pool_take_role(pool);
     if (pool->state != MP__POOL_ENDED) {
         pool->state = MP__POOL_ENDED;
+        mp__nursery_dismiss(pool->nursery);
         end_workers(pool);
         mp__nursery_free(pool->nursery);
         pool->nursery = NULL;

@@ -315,6 +315,8 @@ void mp__crew_look(mp_pool *pool, mp__worker *w, bool readable)
             moved |= look_at_socket(w) && (w->external || w->dying);
         readable = w->dying;
     }
+    if (atomic_load(&w->shared->claim) < w->sent - w->in_flight)
+        mp__crew_kill(w, MP_EPROTOCOL); /* its memory is damaged: it would skip all that comes */
     if (w->began && !w->proven)
         pool->failures = 0;
     w->proven = w->began;

@@ -155,6 +155,20 @@ static double seconds_for(const mp_task_options *options)
     return options->timeout > 0 ? options->timeout : MP_FOREVER;
 }
 
+/* A call that was not even begun: the record says so, too. */
+static int refuse_call(const mp_task_options *options)
+{
+    const mp_error *why = mp_last_error();
+
+    if (options->error) {
+        *options->error = (mp_task_error){ .code = why->code };
+        (void)strcpy(options->error->text, why->text);
+        (void)snprintf(
+            options->error->function, sizeof(options->error->function), "%s", options->name);
+    }
+    return why->code;
+}
+
 int mp_pool_apply_create(mp_pool *pool, const mp_task_options *options)
 {
     int64_t deadline = mp__clock_deadline(seconds_for(options));
@@ -166,7 +180,7 @@ int mp_pool_apply_create(mp_pool *pool, const mp_task_options *options)
     if (r == 0)
         r = mp__pool_enter(pool);
     if (r < 0)
-        return r;
+        return refuse_call(options);
     work = new_single(pool, &own);
     if (work) {
         submit(pool, work);
@@ -178,7 +192,7 @@ int mp_pool_apply_create(mp_pool *pool, const mp_task_options *options)
             *options->error = work->error;
         mp__work_drop(work);
     } else {
-        r = mp_last_error()->code;
+        r = refuse_call(options);
     }
     mp__pool_leave(pool);
     return r;
@@ -312,7 +326,7 @@ int mp_pool_map_create(mp_pool *pool, const mp_task_options *options, bool sprea
     if (r == 0)
         r = mp__pool_enter(pool);
     if (r < 0)
-        return r;
+        return refuse_call(options);
     work = new_map(pool, &own, spread);
     if (work) {
         submit(pool, work);
@@ -322,7 +336,7 @@ int mp_pool_map_create(mp_pool *pool, const mp_task_options *options, bool sprea
             *options->error = work->error;
         mp__work_drop(work);
     } else {
-        r = mp_last_error()->code;
+        r = refuse_call(options);
     }
     mp__pool_leave(pool);
     return r;

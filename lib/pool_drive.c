@@ -16,6 +16,7 @@
 #include "error_internal.h"
 #include "fd_internal.h"
 #include "pid_internal.h"
+#include "popen_internal.h"
 
 #define TICK_NS 1000000
 #define RETRY_NS 10000000 /* before a start that failed is tried again, at least */
@@ -130,6 +131,7 @@ void mp__pool_dismiss(mp_pool *pool)
 {
     if (pool->state != MP__POOL_CLOSED || pool->work)
         return;
+    mp__nursery_dismiss(pool->nursery);
     for (size_t i = 0; i < pool->count; i++)
         if (pool->workers[i].state == MP__WORKER_STARTING ||
             pool->workers[i].state == MP__WORKER_READY)

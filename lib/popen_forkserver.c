@@ -541,6 +541,17 @@ int mp__nursery_new(void (*run)(mp__child *child), server **nursery)
     return 0;
 }
 
+void mp__nursery_dismiss(server *nursery)
+{
+    bool barren;
+
+    mp__lock();
+    barren = nursery && !nursery->children; /* else it has exit codes to tell */
+    mp__unlock();
+    if (barren)
+        mp_connection_close(nursery->channel);
+}
+
 void mp__nursery_free(server *nursery)
 {
     if (!nursery)

@@ -22,6 +22,9 @@ int mp__popen_forkserver(const mp__job *job, mp__popen *popen);
 typedef struct mp__server mp__nursery;
 int mp__nursery_new(void (*run)(mp__child *child), mp__nursery **nursery);
 
+/* It is not needed any more, only freed later: it may end meanwhile. NULL is allowed. */
+void mp__nursery_dismiss(mp__nursery *nursery);
+
 /* NULL is allowed. Its children go on. */
 void mp__nursery_free(mp__nursery *nursery);
 
