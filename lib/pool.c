@@ -317,6 +317,8 @@ static int remember_pool(mp_pool *pool)
 
 static int check(const mp_pool_options *options)
 {
+    if (!options)
+        return mp__fail(MP_EINVAL, "no options: NULL");
     if (options->processes < 0 || options->processes > 100000)
         return mp__fail(MP_EINVAL, "a pool has 1 or more processes, not %d", options->processes);
     if (options->maxtasksperchild < 0)
@@ -448,11 +450,12 @@ static int begin(mp_pool *pool, const mp_pool_options *options)
 
 mp_pool *mp_pool_create(const mp_pool_options *options)
 {
-    size_t count = options->processes > 0 ? (size_t)options->processes : (size_t)mp_cpu_count();
     mp_pool *pool;
+    size_t count;
 
     if (check(options) < 0)
         return NULL;
+    count = options->processes > 0 ? (size_t)options->processes : (size_t)mp_cpu_count();
     pool = allocate(count);
     if (!pool) {
         (void)mp__fail(MP_ENOMEM, "out of memory for a pool");

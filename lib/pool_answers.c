@@ -168,7 +168,12 @@ static void learn(mp__worker *w, mp_result *work, uint64_t n)
 
     if (each < 1)
         each = 1;
-    work->item_ns = work->item_ns > 0 ? (3 * work->item_ns + each) / 4 : each;
+    if (work->item_ns <= 0)
+        work->item_ns = each;
+    else if (each < work->item_ns) /* what was measured had waiting in it */
+        work->item_ns = (work->item_ns + 3 * each) / 4;
+    else
+        work->item_ns = (3 * work->item_ns + each) / 4;
     w->since = now;
 }
 

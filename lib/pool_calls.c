@@ -94,29 +94,17 @@ mp_result *mp_pool_apply_async_create(mp_pool *pool, const mp_task_options *opti
 
 /* ---- waiting ---- */
 
-static bool is_ready(void *work)
+/* In its callback a result is ready for whoever asks there; for others it is after that. */
+static bool is_ready(void *argument)
 {
-    return ((mp_result *)work)->ready;
-}
+    const mp_result *work = argument;
 
-/* Whether its callback runs on this thread. */
-static bool is_calling_here(const mp_result *work)
-{
-    return work->called && !work->ready && mp__is_here(work->pool->caller);
-}
-
-static int fail_in_callback(void)
-{
-    return mp__fail(MP_EDEADLOCK, "a result is ready only after its callback, which waits here");
+    return work->ready || (work->called && mp__is_here(work->pool->caller));
 }
 
 static int wait_for(mp_result *work, int64_t deadline)
 {
-    mp_pool *pool = work->pool;
-
-    if (is_calling_here(work))
-        return fail_in_callback();
-    return mp__pool_drive(pool, is_ready, work, deadline);
+    return mp__pool_drive(work->pool, is_ready, work, deadline);
 }
 
 static void cancel(mp_pool *pool, mp_result *work, int code, const char *text)
@@ -414,9 +402,9 @@ bool mp_result_ready(mp_result *result)
 
     if (enter(result) < 0)
         return false;
-    if (!result->ready && !result->called && wait_for(result, 0) < 0)
+    if (wait_for(result, 0) < 0)
         (void)mp__fail(before.code, "%s", before.text); /* to look is no failure */
-    ready = result->ready;
+    ready = is_ready(result);
     mp__pool_leave(result->pool);
     return ready;
 }
@@ -427,8 +415,8 @@ int mp_result_successful(mp_result *result)
 
     if (r < 0)
         return r;
-    r = result->ready ? !result->failed
-                      : mp__fail(MP_ERUNNING, "the result is not ready: wait for it first");
+    r = is_ready(result) ? !result->failed
+                         : mp__fail(MP_ERUNNING, "the result is not ready: wait for it first");
     mp__pool_leave(result->pool);
     return r;
 }
@@ -472,7 +460,7 @@ static bool any_ready(void *argument)
     any *a = argument;
 
     for (size_t i = 0; i < a->count; i++) {
-        if (a->results[i] && a->results[i]->ready) {
+        if (a->results[i] && is_ready(a->results[i])) {
             a->found = i;
             return true;
         }
@@ -480,25 +468,18 @@ static bool any_ready(void *argument)
     return false;
 }
 
-/* Whether one of them can become ready while this thread waits. */
 static int check_any(const mp_pool *pool, mp_result *const *results, size_t count)
 {
-    size_t calling = 0, others = 0;
+    size_t some = 0;
 
     for (size_t i = 0; i < count && results; i++) {
-        if (!results[i])
-            continue;
-        if (results[i]->pool != pool)
+        if (results[i] && results[i]->pool != pool)
             return mp__fail(MP_EINVAL, "result %zu is of another pool", i);
-        if (is_calling_here(results[i]))
-            calling++;
-        else
-            others++;
+        some += results[i] != NULL;
     }
-    if (others && count <= INT32_MAX)
-        return 0;
-    return calling ? fail_in_callback()
-                   : mp__fail(MP_EINVAL, "mp_pool_wait_any needs results to wait for");
+    return some && count <= INT32_MAX
+               ? 0
+               : mp__fail(MP_EINVAL, "mp_pool_wait_any needs results to wait for");
 }
 
 int mp_pool_wait_any(mp_pool *pool, mp_result *const *results, size_t count, double timeout)

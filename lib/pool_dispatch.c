@@ -14,11 +14,11 @@
 #include "error_internal.h"
 #include "fd_internal.h"
 
-#define AHEAD_NS 400000.0 /* how much work lies before a worker */
-#define AHEAD_MIN 2       /* items */
-#define AHEAD_FIRST 16    /* raw items of unknown cost */
-#define BRIEF_NS 20000.0  /* items for which waking up the pool costs too much */
-#define STEAL_NS 50000    /* work that is worth taking from another worker */
+#define AHEAD_NS 1000000.0 /* how much work lies before a worker */
+#define AHEAD_MIN 2        /* items */
+#define AHEAD_FIRST 16     /* raw items of unknown cost */
+#define BRIEF_NS 20000.0   /* items for which waking up the pool costs too much */
+#define STEAL_NS 50000     /* work that is worth taking from another worker */
 
 /* ---- handing out ---- */
 
@@ -164,22 +164,46 @@ static void hand_out(mp_pool *pool)
     }
 }
 
+/* Sends what lies there. Whether a worker whose socket was full can take items again. */
+static bool flush_all(mp_pool *pool)
+{
+    bool freed = false;
+
+    for (size_t i = 0; i < pool->count; i++) {
+        mp__worker *w = &pool->workers[i];
+        bool was_stuck = w->stuck;
+
+        w->stuck = false;
+        if (mp__crew_is_sent(w))
+            continue;
+        mp__crew_flush(pool, w);
+        freed |= was_stuck && !w->stuck;
+    }
+    return freed;
+}
+
+/* Workers that have had as many items as they may have are replaced. */
+static void retire(mp_pool *pool)
+{
+    for (size_t i = 0; pool->maxtasksperchild && i < pool->count; i++) {
+        mp__worker *w = &pool->workers[i];
+
+        if (w->state == MP__WORKER_READY && !w->in_flight &&
+            w->given >= (size_t)pool->maxtasksperchild)
+            mp__crew_stop(pool, w);
+    }
+}
+
 void mp__crew_dispatch(mp_pool *pool)
 {
     pool->ticking = false;
-    hand_out(pool);
-    if (!next_work(pool) && pool->work && steal(pool))
+    do {
         hand_out(pool);
+        if (!next_work(pool) && pool->work && steal(pool))
+            hand_out(pool);
+    } while (flush_all(pool) && next_work(pool));
     pool->ticking |= !next_work(pool) && pool->work && may_steal(pool);
-    for (size_t i = 0; i < pool->count; i++) {
-        mp__worker *w = &pool->workers[i];
-
-        if (w->state == MP__WORKER_READY && !w->in_flight && pool->maxtasksperchild &&
-            w->given >= (size_t)pool->maxtasksperchild)
-            mp__crew_stop(pool, w);
-        else if (!mp__crew_is_sent(w))
-            mp__crew_flush(pool, w);
-    }
+    retire(pool);
 }
 
 bool mp__crew_arm(mp_pool *pool, mp__worker *w)

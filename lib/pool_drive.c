@@ -156,7 +156,7 @@ static bool has_answers(void *argument)
 /* Until when the driver may sleep; arms the workers to wake it before. */
 static int64_t prepare_sleep(mp_pool *pool, int64_t deadline, bool *patient)
 {
-    bool ticking = pool->ticking;
+    bool batching = false;
     int64_t end = mp__crew_check_limits(pool);
 
     *patient = false;
@@ -165,13 +165,13 @@ static int64_t prepare_sleep(mp_pool *pool, int64_t deadline, bool *patient)
 
         w->seen = w->tail;
         if (w->shared)
-            ticking |= mp__crew_arm(pool, w);
+            batching |= mp__crew_arm(pool, w);
         if (w->state == MP__WORKER_VACANT && wants_workers(pool) && pool->retry_at < end)
             end = pool->retry_at > 1 ? pool->retry_at : 1;
         *patient |= w->in_flight > 0;
     }
-    *patient = *patient && !ticking && deadline != 0;
-    if (ticking && mp__clock_now() + TICK_NS < end)
+    *patient = *patient && !batching && deadline != 0;
+    if ((batching || pool->ticking) && mp__clock_now() + TICK_NS < end)
         end = mp__clock_now() + TICK_NS;
     return deadline < end ? deadline : end;
 }

@@ -16,6 +16,7 @@
 struct mp_imap {
     mp_result *work;
     bool ordered, exhausted;
+    bool told;       /* that the whole was given up */
     int input_error; /* what the generator returned, to be told once */
     char input_text[480];
     size_t read, fetched; /* items so far */
@@ -198,14 +199,19 @@ static int fetch(mp_imap *imap, size_t place, mp_message *message)
     return imap->error.code ? mp__fail(imap->error.code, "%s", imap->error.text) : 0;
 }
 
-/* All that was read is fetched. */
+/* All that was read is fetched, or the whole was given up: why is told once. */
 static int at_the_end(mp_imap *imap)
 {
+    const mp_result *work = imap->work;
     int r = imap->input_error;
 
     imap->input_error = 0;
     imap->error.code = 0;
     imap->index = imap->read;
+    if (work->settled && !imap->told) {
+        imap->told = true;
+        return mp__fail(work->error.code, "%s", work->error.text);
+    }
     return r ? mp__fail(r, "%s", imap->input_text)
              : mp__fail(MP_EEOF, "all items were answered and fetched");
 }
@@ -225,8 +231,6 @@ int mp_imap_next(mp_imap *imap, mp_message *message, double timeout)
     r = mp__pool_drive(imap->work->pool, has_answer, imap, deadline);
     if (r == 0 && next_place(imap, &place))
         r = fetch(imap, place, message);
-    else if (r == 0 && imap->work->settled && imap->work->failed && imap->work->error.code)
-        r = mp__fail(imap->work->error.code, "%s", imap->work->error.text);
     else if (r == 0)
         r = at_the_end(imap);
     mp__pool_leave(imap->work->pool);
@@ -235,12 +239,12 @@ int mp_imap_next(mp_imap *imap, mp_message *message, double timeout)
 
 size_t mp_imap_index(const mp_imap *imap)
 {
-    return imap->index;
+    return imap ? imap->index : 0;
 }
 
 const mp_task_error *mp_imap_error(const mp_imap *imap)
 {
-    return &imap->error;
+    return imap ? &imap->error : NULL;
 }
 
 /* ---- life ---- */

@@ -79,7 +79,9 @@ void mp__crew_flush(mp_pool *pool, mp__worker *w)
             w->stuck = true;
             return;
         }
-        if (n < 0) { /* it is dead or dying: its end is an event of its own */
+        if (n < 0) { /* it is dead or dying, or what it has read makes no sense any more */
+            if (n != MP_EPIPE && n != MP_ECONNRESET)
+                mp__crew_kill(w, (int)n);
             w->out.size = w->out_done = 0;
             mp__crew_drop_fds(w);
             mp__crew_drop_big(w);

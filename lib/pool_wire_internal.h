@@ -20,7 +20,7 @@
 
 #include <multiprocessing/value.h>
 
-#define MP__RING_SIZE ((size_t)64 * 1024)
+#define MP__RING_SIZE ((size_t)256 * 1024)
 #define MP__INLINE_MAX 248 /* bytes of an answer in the ring */
 #define MP__RING_SPARE 512 /* for padding at the end of the ring */
 #define MP__NO_WAKE UINT64_MAX

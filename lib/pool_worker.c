@@ -46,7 +46,8 @@ static struct {
     uint64_t cut;                /* where one ended early */
     mp__frame task;              /* the one at work */
     mp_call call;
-    mp__buffer out; /* the answer of the item at work */
+    const mp_error *last; /* of this thread */
+    mp__buffer out;       /* the answer of the item at work */
     mp__parcel out_parcel;
     enum mp__wire_kind out_kind;
     int encoding_error; /* why it could not be packed */
@@ -298,38 +299,49 @@ static bool claim(uint64_t item)
         atomic_store(&me.shared->begun_at, now);
         atomic_store(&me.shared->begun, item);
         me.call.soft_expiry = me.task.soft_limit ? now + me.task.soft_limit : 0;
+    } else {
+        me.call.soft_expiry = 0;
     }
     return atomic_compare_exchange_strong(&me.shared->claim, &next, item + 1);
 }
 
-static void run(uint64_t item)
+static void answer_failure(uint64_t item, int code)
 {
     mp__wire_error why;
-    int code;
 
-    me.out_kind = MP__WIRE_NONE;
-    me.out.size = 0;
-    me.out_parcel.count = 0;
-    me.encoding_error = 0;
-    me.call.raised.code = 0;
-    me.call.answered = false;
-    me.call.index = (size_t)(me.task.index + (item - me.task.item));
-    if (!me.task.timed)
-        me.call.soft_expiry = 0;
-    mp_clear_error();
-    code = me.functions[me.task.function](&me.call);
-    if (!code && !me.call.answered && mp__is_raw((enum mp__slot_type)me.task.out_type))
-        code = mp_raise(&me.call, MP_ECOUNT, "it returned no value, and one is expected");
-    if (code) {
-        explain(&me.call, code, me.encoding_error, &why);
-        answer_error(item, &why);
-    } else {
-        answer(me.out_kind, item, me.out.data, me.out.size, &me.out_parcel);
-    }
+    explain(&me.call, code, me.encoding_error, &why);
+    answer_error(item, &why);
+}
+
+/* What an item used and may have grown. */
+static void tidy_up(void)
+{
     if (me.out_parcel.count)
         mp__parcel_close(&me.out_parcel);
     if (me.out.capacity > KEEP_MAX)
         mp__buffer_done(&me.out);
+    me.out_kind = MP__WIRE_NONE;
+    me.out.size = 0;
+}
+
+static void run(uint64_t item)
+{
+    int code;
+
+    me.encoding_error = 0;
+    me.call.raised.code = 0;
+    me.call.answered = false;
+    me.call.index = (size_t)(me.task.index + (item - me.task.item));
+    if (me.last->code)
+        mp_clear_error();
+    code = me.functions[me.task.function](&me.call);
+    if (!code && !me.call.answered && mp__is_raw((enum mp__slot_type)me.task.out_type))
+        code = mp_raise(&me.call, MP_ECOUNT, "it returned no value, and one is expected");
+    if (code)
+        answer_failure(item, code);
+    else
+        answer(me.out_kind, item, me.out.data, me.out.size, &me.out_parcel);
+    tidy_up();
 }
 
 /* ---- reading ---- */
@@ -478,7 +490,8 @@ static bool run_raw(void)
     me.call.arguments.value = mp__list(1, &argument);
     for (uint32_t i = 0; i < me.task.count; i++) {
         uint64_t item = me.task.item + i;
-        const void *data = need(me.task.in_size);
+        const void *data = me.in.size - me.in_done >= me.task.in_size ? me.in.data + me.in_done
+                                                                      : need(me.task.in_size);
 
         if (!data)
             return false;
@@ -585,6 +598,8 @@ static int begin(mp_call *call)
     me.shared = shared;
     me.index = index;
     me.call.answer = take_answer;
+    me.last = mp_last_error();
+    me.out_kind = MP__WIRE_NONE;
     mp__message_reset(&me.call.arguments); /* if we are a copy of a worker */
     mp__hooks_after_fork(after_fork);
     (void)sigaction(SIGINT, &calm, NULL);

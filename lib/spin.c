@@ -12,8 +12,9 @@
 #include "clock_internal.h"
 #include "cpu_internal.h"
 
-#define SPIN_NS 20000 /* about one wake-up of another CPU */
+#define SPIN_NS 50000 /* about one wake-up of another CPU, where machines are virtual */
 #define MISSES_MAX 6  /* then every 64th time */
+#define OFFERS_MIN 3  /* also with one CPU: whoever is to run next may be done at once */
 
 static bool other_cpus(void)
 {
@@ -30,7 +31,8 @@ static bool other_cpus(void)
  */
 static bool look(mp__spin *spin, bool (*ready)(void *argument), void *argument)
 {
-    int64_t now = mp__clock_now(), end = now + SPIN_NS, before;
+    int64_t now = mp__clock_now(), end = other_cpus() ? now + SPIN_NS : 0, before;
+    int offers = 0;
     bool seen;
 
     do {
@@ -39,7 +41,7 @@ static bool look(mp__spin *spin, bool (*ready)(void *argument), void *argument)
         if (!seen)
             (void)sched_yield(); /* cannot fail */
         now = mp__clock_now();
-    } while (!seen && now < end);
+    } while (!seen && (++offers < OFFERS_MIN || now < end));
     if (now - before > 5 * SPIN_NS)
         spin->misses = MISSES_MAX;
     return seen;
@@ -51,8 +53,6 @@ bool mp__spin_until(mp__spin *spin, bool (*ready)(void *argument), void *argumen
         spin->skips--;
         return false;
     }
-    if (!other_cpus())
-        return false;
     if (look(spin, ready, argument)) {
         spin->misses = 0;
         return true;

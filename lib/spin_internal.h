@@ -15,7 +15,7 @@ typedef struct mp__spin {
 /*
  * Looks for about as long as a wake-up costs whether fd becomes readable: an
  * answer that comes at once then costs none. Where it does not help it is done
- * ever less often, and never with one CPU.
+ * ever less often.
  */
 void mp__spin_wait(mp__spin *spin, int fd);
 

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Every test that tests/PARITY.md names exists and is listed in its program.
 set -eu
-sed -n 's/^| [^|]* | [^|]* | \(test_[a-z]*\.c\): \([A-Za-z0-9_]*\).*/\1 \2/p' tests/PARITY.md | sort -u | {
+sed -n 's/^| [^|]* | [^|]* | \(test_[a-z_]*\.c\): \([A-Za-z0-9_]*\).*/\1 \2/p' tests/PARITY.md | sort -u | {
     bad=0
     n=0
     while read -r file name; do

@@ -12,7 +12,8 @@
  * or mp_pool_fileno) starts one thread that drives it when nobody waits.
  *
  * Callbacks run one at a time, on that thread or on one that waits. They may call
- * everything here; what would wait for the callback itself is MP_EDEADLOCK.
+ * everything here: for the callback its result is ready, for others it is when the
+ * callback has returned. Only mp_pool_join is refused (MP_EDEADLOCK).
  *
  * Workers are daemons named "ForkPoolWorker-3". They leave SIGINT (Ctrl-C) to
  * their parent and end with it, however it ends. Under fork a worker that is
@@ -72,6 +73,7 @@ MP_API int mp_pool_terminate(mp_pool *pool);
 
 /*
  * Waits until all workers of a closed (or terminated) pool have ended, like join().
+ * An imap must be fetched to its end or freed for that, by another thread or before.
  *
  * Returns 0, MP_ETIMEDOUT (call again), MP_EINTR, MP_ERUNNING: call close or
  * terminate first, or MP_EDEADLOCK in a callback of this pool.
@@ -265,12 +267,12 @@ MP_API mp_result *mp_pool_map_async_create(
  * Waits for the answer, like get(timeout). Of apply: message gets it (NULL is
  * allowed); again later too. Of map: message must be NULL, out has the answers.
  *
- * Returns 0, MP_ETIMEDOUT, MP_EINTR (call again); MP_EDEADLOCK in its own
- * callback; else why it failed, as apply and map do.
+ * Returns 0, MP_ETIMEDOUT, MP_EINTR (call again); else why it failed, as apply and
+ * map do.
  */
 MP_API int mp_result_get(mp_result *result, mp_message *message, double timeout);
 
-/* Waits until it is ready, like wait(): 0, MP_ETIMEDOUT, MP_EINTR or MP_EDEADLOCK. */
+/* Waits until it is ready, like wait(): 0, MP_ETIMEDOUT or MP_EINTR. */
 MP_API int mp_result_wait(mp_result *result, double timeout);
 
 /* Whether the answer (or failure) is there. Looks at the pool, does not wait. */
@@ -299,7 +301,8 @@ MP_API int mp_pool_fileno(mp_pool *pool);
 
 /*
  * Waits until one of the results is ready. Returns its place, or MP_ETIMEDOUT,
- * MP_EINTR, MP_EINVAL (no results), MP_EDEADLOCK. timeout 0 only looks.
+ * MP_EINTR, MP_EINVAL (no results; NULLs among them are skipped). timeout 0 only
+ * looks.
  */
 MP_API int mp_pool_wait_any(mp_pool *pool, mp_result *const *results, size_t count, double timeout);
 
@@ -323,7 +326,8 @@ MP_API mp_imap *mp_pool_imap_create(mp_pool *pool, const mp_task_options *option
  *
  * Returns 0, MP_EEOF: no more items (StopIteration); MP_ETIMEDOUT, MP_EINTR: call
  * again; or why this item failed, after which the next call goes on with the next
- * one. What a generator returned as an error comes once, then MP_EEOF.
+ * one. What a generator returned as an error comes once, then MP_EEOF; so does the
+ * error of a pool that was terminated or broke.
  */
 MP_API int mp_imap_next(mp_imap *imap, mp_message *message, double timeout);
 
