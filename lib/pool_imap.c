@@ -208,7 +208,7 @@ static int at_the_end(mp_imap *imap)
     imap->input_error = 0;
     imap->error.code = 0;
     imap->index = imap->read;
-    if (work->settled && !imap->told) {
+    if (work->settled && work->error.code && !imap->told) {
         imap->told = true;
         return mp__fail(work->error.code, "%s", work->error.text);
     }
