@@ -80,7 +80,7 @@ void mp__crew_flush(mp_pool *pool, mp__worker *w)
             return;
         }
         if (n < 0) { /* it is dead or dying, or what it has read makes no sense any more */
-            if (n != MP_EPIPE && n != MP_ECONNRESET)
+            if (n != MP_EPIPE && n != MP_ECONNRESET && w->fd >= 0)
                 mp__crew_kill(w, (int)n);
             w->out.size = w->out_done = 0;
             mp__crew_drop_fds(w);
