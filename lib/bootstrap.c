@@ -416,12 +416,12 @@ int mp__bootstrap_send_server(mp_connection *channel, int (*hook)(void), int on_
 
 static int take_descriptor(mp_message *message, int place, int *fd)
 {
-    mp__parcel *parcel = &message->own->parcel;
+    mp__parcel *parcel = message->own->parcel;
 
     *fd = -1;
     if (place < 0)
         return 0;
-    if ((size_t)place >= parcel->count || parcel->fds[place] < 0)
+    if (!parcel || (size_t)place >= parcel->count || parcel->fds[place] < 0)
         return mp__fail(MP_EPROTOCOL, "a descriptor is missing in the bootstrap message");
     *fd = parcel->fds[place];
     parcel->fds[place] = -1;

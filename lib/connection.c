@@ -484,7 +484,7 @@ static int receive(mp_connection *c, mp_message *message, uint64_t maxlength)
     if (r == 0)
         r = end_message(c);
     if (r == 0)
-        mp__message_take(message, &c->parcel);
+        r = mp__message_take(message, &c->parcel);
     (void)pthread_mutex_unlock(&c->reading);
     return r;
 }

@@ -347,8 +347,8 @@ static int keep_initargs(mp_pool *pool, msgpack_object value)
         r = mp__parcel_own(&parcel);
     if (r < 0)
         return r;
-    mp__message_take(&pool->initargs, &parcel);
-    return mp__value_decode(&pool->initargs);
+    r = mp__message_take(&pool->initargs, &parcel);
+    return r < 0 ? r : mp__value_decode(&pool->initargs);
 }
 
 static int keep_initializer(mp_pool *pool, const mp_pool_options *options)

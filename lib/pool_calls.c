@@ -357,8 +357,9 @@ static int copy_answer(mp_result *work, mp_message *message)
         mp__buffer_done(&own->bytes);
         own->bytes = bytes;
         bytes = (mp__buffer){ 0 };
-        mp__message_take(message, &parcel);
-        r = mp__value_decode(message);
+        r = mp__message_take(message, &parcel);
+        if (r == 0)
+            r = mp__value_decode(message);
     }
     mp__buffer_done(&bytes);
     return r;

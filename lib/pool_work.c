@@ -328,8 +328,8 @@ static int take_value(mp_message *message, mp__buffer *bytes, mp__parcel *parcel
     own->bytes = *bytes;
     *bytes = old;
     bytes->size = 0;
-    mp__message_take(message, parcel);
-    return mp__value_decode(message);
+    r = mp__message_take(message, parcel);
+    return r < 0 ? r : mp__value_decode(message);
 }
 
 static bool take_raw(mp_result *work, size_t place, const void *data, size_t size, size_t count)

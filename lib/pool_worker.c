@@ -453,7 +453,8 @@ static void take_descriptors(size_t count)
     memcpy(parcel.fds, me.came.fds, count * sizeof(*parcel.fds));
     me.came.count -= count;
     memmove(me.came.fds, me.came.fds + count, me.came.count * sizeof(*me.came.fds));
-    mp__message_take(&me.call.arguments, &parcel);
+    if (mp__message_take(&me.call.arguments, &parcel) < 0)
+        give_up();
 }
 
 /* One item whose arguments are a packed list. */

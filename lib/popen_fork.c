@@ -69,8 +69,8 @@ static void become(const mp__job *job, mp__lines *lines)
     if (!own)
         mp__bootstrap_fail();
     own->bytes = *job->arguments;
-    mp__message_take(&child.call.arguments, job->parcel);
-    if (mp__value_decode(&child.call.arguments) < 0)
+    if (mp__message_take(&child.call.arguments, job->parcel) < 0 ||
+        mp__value_decode(&child.call.arguments) < 0)
         mp__bootstrap_fail();
     job->run(&child);
 }

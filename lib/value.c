@@ -310,21 +310,26 @@ static mp__message *holders;
 static void after_fork(bool ours)
 {
     for (mp__message *m = holders; ours && m; m = m->next)
-        for (size_t i = 0; i < m->parcel.count; i++)
-            mp__fd_drop(&m->parcel.fds[i]);
+        for (size_t i = 0; i < m->parcel->count; i++)
+            mp__fd_drop(&m->parcel->fds[i]);
     if (ours)
         holders = NULL;
 }
 
-void mp__message_take(mp_message *message, mp__parcel *parcel)
+int mp__message_take(mp_message *message, mp__parcel *parcel)
 {
     mp__message *own = message->own;
 
     if (!parcel->count)
-        return;
+        return 0;
+    own->parcel = malloc(sizeof(*own->parcel));
+    if (!own->parcel) {
+        mp__parcel_close(parcel);
+        return mp__fail(MP_ENOMEM, "out of memory for the handles of a message");
+    }
     mp__hooks_after_fork(after_fork);
     mp__lock();
-    own->parcel = *parcel;
+    *own->parcel = *parcel;
     parcel->count = 0;
     own->previous = NULL;
     own->next = holders;
@@ -332,13 +337,14 @@ void mp__message_take(mp_message *message, mp__parcel *parcel)
         holders->previous = own;
     holders = own;
     mp__unlock();
+    return 0;
 }
 
 void mp__message_drop_handles(mp_message *message)
 {
     mp__message *own = message->own;
 
-    if (!own->parcel.count)
+    if (!own->parcel)
         return;
     mp__lock();
     if (own->previous)
@@ -347,8 +353,10 @@ void mp__message_drop_handles(mp_message *message)
         holders = own->next;
     if (own->next)
         own->next->previous = own->previous;
-    mp__parcel_close(&own->parcel);
+    mp__parcel_close(own->parcel);
     mp__unlock();
+    free(own->parcel);
+    own->parcel = NULL;
 }
 
 void mp__message_reset(mp_message *message)
@@ -396,14 +404,14 @@ static int resolve_handle(mp__message *own, msgpack_object_ext *ext)
         return mp__fail(MP_EPROTOCOL, "malformed handle in a message");
     first = (size_t)head[2] << 8 | head[3];
     count = head[1];
-    if (count > MP__KIND_FDS_MAX || first + count > own->parcel.count)
+    if (count > MP__KIND_FDS_MAX || first + count > (own->parcel ? own->parcel->count : 0))
         return mp__fail(MP_EPROTOCOL, "a message lacks the descriptors of its handles");
     received = malloc(sizeof(*received));
     if (!received)
         return mp__fail(MP_ENOMEM, "out of memory for a handle");
     *received = (mp__received){ .state = head + HANDLE_HEADER,
         .size = ext->size - HANDLE_HEADER,
-        .fds = own->parcel.fds + first,
+        .fds = count ? own->parcel->fds + first : NULL,
         .count = count,
         .code = head[0],
         .next = own->received };

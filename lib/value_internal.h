@@ -19,7 +19,7 @@
 /* What is behind an mp_message. */
 typedef struct mp__message {
     mp__buffer bytes;
-    mp__parcel parcel; /* descriptors that came along, -1 where one was taken */
+    mp__parcel *parcel; /* descriptors that came along, -1 where one was taken; or NULL */
     mp__received *received;
     void *decoded;                       /* msgpack-c's memory */
     struct mp__message *previous, *next; /* in the list of those with descriptors */
@@ -37,8 +37,11 @@ struct mp_call {
 /* The inside of a message, made at need. NULL: MP_ENOMEM. */
 mp__message *mp__message_own(mp_message *message);
 
-/* The descriptors of a received message become this one's; in a child of ours they are closed. */
-void mp__message_take(mp_message *message, mp__parcel *parcel);
+/*
+ * The descriptors of a received message become this one's; in a child of ours they
+ * are closed. 0, or MP_ENOMEM, and they are gone.
+ */
+int mp__message_take(mp_message *message, mp__parcel *parcel);
 
 /* Closes them: of a message received as bytes nobody can ask for them. */
 void mp__message_drop_handles(mp_message *message);
