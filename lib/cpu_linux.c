@@ -13,7 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
-static int by_affinity(void)
+int mp__cpu_allowed(void)
 {
     for (size_t cpus = 1024; cpus <= 1024 * 1024; cpus *= 4) {
         cpu_set_t *set = CPU_ALLOC(cpus);
@@ -114,7 +114,7 @@ static int by_quota(void)
 
 int mp__cpu_count(void)
 {
-    int cpus = by_affinity();
+    int cpus = mp__cpu_allowed();
     int quota = by_quota();
 
     if (quota < cpus)

@@ -8,6 +8,11 @@
 
 int mp__cpu_count(void)
 {
+    return mp__cpu_allowed();
+}
+
+int mp__cpu_allowed(void)
+{
     long online = sysconf(_SC_NPROCESSORS_ONLN);
 
     return online < 1 ? 1 : (int)online;

@@ -21,7 +21,7 @@ static bool other_cpus(void)
     static atomic_int known;
 
     if (!atomic_load_explicit(&known, memory_order_relaxed))
-        atomic_store(&known, mp__cpu_count());
+        atomic_store(&known, mp__cpu_allowed());
     return atomic_load_explicit(&known, memory_order_relaxed) > 1;
 }
 
