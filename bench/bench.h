@@ -30,7 +30,8 @@ typedef struct bench_options {
 /* A line of the table. Times are microseconds of one operation. */
 typedef struct bench_row {
     const char *name;
-    double bytes;     /* of an operation; then speeds are shown, in MB/s */
+    double bytes;     /* of an operation; then speeds are shown, in MB/s or: */
+    const char *unit; /* millions of what a second */
     double goal;      /* library / floor: at most, or of speeds at least; 0: none */
     double peer_goal; /* times faster than CPython, at least; 0: none */
     int rounds, peer_rounds;
@@ -133,7 +134,11 @@ static inline void bench_print_header(const char *title)
 
 static inline void bench_print_figure(const bench_row *row, double us)
 {
-    printf(row->bytes > 0 ? " %8.0f MB/s" : " %10.1f us", row->bytes > 0 ? row->bytes / us : us);
+    if (row->bytes > 0)
+        printf(row->unit ? " %8.2f %-4s" : " %8.0f %-4s", row->bytes / us,
+            row->unit ? row->unit : "MB/s");
+    else
+        printf(" %10.1f us", us);
 }
 
 static inline void bench_print(bench_row *row)
