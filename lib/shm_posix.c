@@ -22,8 +22,8 @@ static int open_nameless(void)
     int fd;
 
     do {
-        (void)snprintf(name, sizeof(name), "/mp-%ld-%u", (long)getpid(),
-            atomic_fetch_add(&counter, 1));
+        (void)snprintf(
+            name, sizeof(name), "/mp-%ld-%u", (long)getpid(), atomic_fetch_add(&counter, 1));
         fd = shm_open(name, O_RDWR | O_CREAT | O_EXCL, 0600); /* close-on-exec by definition */
     } while (fd < 0 && errno == EEXIST);
     if (fd >= 0)
