@@ -53,7 +53,7 @@ static void assert_sentence_has(const char *words)
 #define ARRIVES(type, number)                           \
     do {                                                \
         mp_message carried = MP_MESSAGE_INIT;           \
-        type sent = (number), got = (type)!sent;        \
+        type sent = (number), got = (type)(sent == 0);  \
         carry(MP__VALUE(sent), &carried);               \
         assert_int_equal(mp_unpack(&carried, &got), 0); \
         assert_true(got == sent);                       \
