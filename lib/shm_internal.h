@@ -8,6 +8,9 @@
 
 #include <stddef.h>
 
+/* The twins': an empty object without a name, or -1 and errno. */
+int mp__shm_create(void);
+
 /* A descriptor of size bytes of zeros, or a negative code. */
 int mp__shm_open(size_t size);
 

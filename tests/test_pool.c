@@ -5,7 +5,7 @@
  * test_pool_async.c's business, imaps are test_pool_imap.c's, how a pool begins
  * and ends is test_pool_life.c's.
  */
-#include "support.h"
+#include "pools.h"
 
 #include <fcntl.h>
 #include <float.h>
@@ -16,35 +16,12 @@
 #include <string.h>
 #include <unistd.h>
 
-#define make_pool(...) check_pool(mp_pool_new(__VA_ARGS__))
-
-static mp_pool *check_pool(mp_pool *pool)
-{
-    if (!pool)
-        fail_msg("no pool: %s", mp_last_error()->text);
-    return pool;
-}
-
 /* ---- tasks ---- */
 
 static int nothing(mp_call *call)
 {
     (void)call;
     return 0;
-}
-
-static int square(mp_call *call)
-{
-    long x;
-
-    return mp_unpack(call, &x) ? 1 : mp_return(call, x * x);
-}
-
-static int multiply(mp_call *call)
-{
-    long x, y;
-
-    return mp_unpack(call, &x, &y) ? 1 : mp_return(call, x * y);
 }
 
 /* Gives back what it was given. */

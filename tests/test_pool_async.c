@@ -3,7 +3,7 @@
  * test_pool_async.c - calls of a pool that do not wait: results, callbacks and
  * what they may do, cancelling, waiting for several, threads.
  */
-#include "support.h"
+#include "pools.h"
 
 #include <poll.h>
 #include <pthread.h>
@@ -14,35 +14,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define make_pool(...) check_pool(mp_pool_new(__VA_ARGS__))
-
-static mp_pool *check_pool(mp_pool *pool)
-{
-    if (!pool)
-        fail_msg("no pool: %s", mp_last_error()->text);
-    return pool;
-}
-
 /* ---- tasks ---- */
-
-static int square(mp_call *call)
-{
-    long x;
-
-    return mp_unpack(call, &x) ? 1 : mp_return(call, x * x);
-}
-
-static int multiply(mp_call *call)
-{
-    long x, y;
-
-    return mp_unpack(call, &x, &y) ? 1 : mp_return(call, x * y);
-}
-
-static int refuse(mp_call *call)
-{
-    return mp_raise(call, 42, "refused");
-}
 
 static int refuse_odd(mp_call *call)
 {

@@ -3,36 +3,13 @@
  * test_pool_imap.c - imap and imap_unordered: answers one by one, input that is
  * read lazily, errors of items and of the input.
  */
-#include "support.h"
+#include "pools.h"
 
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
-#define make_pool(...) check_pool(mp_pool_new(__VA_ARGS__))
-
-static mp_pool *check_pool(mp_pool *pool)
-{
-    if (!pool)
-        fail_msg("no pool: %s", mp_last_error()->text);
-    return pool;
-}
-
 /* ---- tasks ---- */
-
-static int square(mp_call *call)
-{
-    long x;
-
-    return mp_unpack(call, &x) ? 1 : mp_return(call, x * x);
-}
-
-static int multiply(mp_call *call)
-{
-    long x, y;
-
-    return mp_unpack(call, &x, &y) ? 1 : mp_return(call, x * y);
-}
 
 static int refuse_every_third(mp_call *call)
 {

@@ -4,7 +4,7 @@
  * terminate, free; initializers, maxtasksperchild, exit handlers. Workers that
  * die are test_pool_crash.c's business.
  */
-#include "support.h"
+#include "pools.h"
 
 #include <fcntl.h>
 #include <pthread.h>
@@ -16,32 +16,11 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#define make_pool(...) check_pool(mp_pool_new(__VA_ARGS__))
-
-static mp_pool *check_pool(mp_pool *pool)
-{
-    if (!pool)
-        fail_msg("no pool: %s", mp_last_error()->text);
-    return pool;
-}
-
 /* ---- tasks ---- */
-
-static int square(mp_call *call)
-{
-    long x;
-
-    return mp_unpack(call, &x) ? 1 : mp_return(call, x * x);
-}
 
 static int tell_pid(mp_call *call)
 {
     return mp_return(call, (long)getpid());
-}
-
-static int refuse(mp_call *call)
-{
-    return mp_raise(call, 42, "refused");
 }
 
 /* Says that it runs, and ends when the other end is closed. */
