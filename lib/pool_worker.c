@@ -3,7 +3,7 @@
  * pool_worker.c - the worker's side of a pool: reads tasks, runs their items one
  * after the other, answers each. One thread; what arrives comes from its pool.
  */
-#include "pool_wire_internal.h"
+#include "pool_ring_internal.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -35,16 +35,14 @@ static struct {
     int fd;
     int wake; /* wakes the pool */
     mp__pool_shared *shared;
-    uint64_t head; /* of the ring, ours */
+    mp__ring ring;
     mp__spin spin;
     mp__buffer in;   /* what was read */
     size_t in_done;  /* and used */
     mp__parcel came; /* descriptors of the frames to come */
     mp_function *functions;
     size_t function_count;
-    uint64_t run_item, run_left; /* of the run in the ring: the next one, and how many */
-    uint64_t cut;                /* where one ended early */
-    mp__frame task;              /* the one at work */
+    mp__frame task; /* the one at work */
     mp_call call;
     const mp_error *last; /* of this thread */
     mp__buffer out;       /* the answer of the item at work */
@@ -101,88 +99,6 @@ static void wake_pool(void)
         errno = 0; /* full: it is being woken */
 }
 
-/* A place for size bytes in one piece. */
-static uint8_t *ring_place(size_t size)
-{
-    size_t at = me.head % MP__RING_SIZE;
-    mp__ring_head pad = { 0, 0, MP__WIRE_PAD, 0 };
-
-    if (at + size > MP__RING_SIZE) {
-        memcpy(me.shared->ring + at, &pad, sizeof(pad));
-        me.head += MP__RING_SIZE - at;
-        at = 0;
-    }
-    return me.shared->ring + at;
-}
-
-static void publish(void)
-{
-    atomic_store_explicit(&me.shared->head, me.head, memory_order_release);
-}
-
-/* What comes next is no part of the run. */
-static void end_run(void)
-{
-    if (!me.run_left)
-        return;
-    me.run_left = 0;
-    me.cut = me.head;
-    atomic_store_explicit(&me.shared->cut, me.cut, memory_order_release);
-    me.head = mp__ring_align(me.head);
-}
-
-static void put(enum mp__wire_kind kind, uint64_t item, const void *data, size_t size)
-{
-    mp__ring_head head = { (uint32_t)item, (uint16_t)size, (uint8_t)kind, 0 };
-    uint8_t *at;
-
-    end_run();
-    at = ring_place(mp__ring_room(size));
-    memcpy(at, &head, sizeof(head));
-    if (size)
-        memcpy(at + sizeof(head), data, size);
-    me.head += mp__ring_room(size);
-    publish();
-}
-
-/* Begins a run for what is left of the task, or as much as there is place for. */
-static void begin_run(uint64_t item, size_t size)
-{
-    mp__run_head run = { { (uint32_t)item, (uint16_t)size, MP__WIRE_RAW, 0 }, 0 };
-    uint8_t *at = ring_place(sizeof(run) + size);
-    size_t fit = (MP__RING_SIZE - (size_t)(me.head % MP__RING_SIZE) - sizeof(run)) / size;
-
-    run.count = me.task.item + me.task.count - item;
-    if (run.count > fit)
-        run.count = fit;
-    if (atomic_load_explicit(&me.shared->cut_seen, memory_order_acquire) != me.cut)
-        run.count = 1;
-    memcpy(at, &run, sizeof(run));
-    me.head += sizeof(run);
-    me.run_item = item;
-    me.run_left = run.count;
-}
-
-static void put_raw(uint64_t item, const void *data, size_t size)
-{
-    uint8_t *at;
-
-    if (me.run_left && me.run_item != item)
-        end_run();
-    if (!me.run_left)
-        begin_run(item, size);
-    at = me.shared->ring + me.head % MP__RING_SIZE;
-    if (size == 8)
-        memcpy(at, data, 8);
-    else
-        memcpy(at, data, size);
-    me.head += size;
-    me.run_item++;
-    if (!--me.run_left)
-        me.head = mp__ring_align(me.head);
-    publish();
-}
-
 /* Wakes the pool if it waits for this answer: claiming or idling came between, as a fence. */
 static void wake_pool_after(uint64_t item)
 {
@@ -206,12 +122,12 @@ static void answer(
 
     if (size > inline_max() || (parcel && parcel->count)) {
         frame.fds = parcel ? (uint16_t)parcel->count : 0;
-        put(MP__WIRE_EXTERNAL, item, NULL, 0);
+        mp__ring_put(&me.ring, MP__WIRE_EXTERNAL, item, NULL, 0);
         send_frame(&frame, data, parcel);
     } else if (kind == MP__WIRE_RAW) {
-        put_raw(item, data, size);
+        mp__ring_put_raw(&me.ring, item, me.task.item + me.task.count, data, size);
     } else {
-        put(kind, item, data, size);
+        mp__ring_put(&me.ring, kind, item, data, size);
     }
 }
 
@@ -574,7 +490,7 @@ static void after_fork(bool ours)
     me.shared = NULL;
     me.functions = NULL;
     me.function_count = me.in_done = 0;
-    me.head = me.run_left = me.cut = 0;
+    me.ring = (mp__ring){ .shared = NULL };
 }
 
 static int begin(mp_call *call)
@@ -596,7 +512,7 @@ static int begin(mp_call *call)
         return r;
     me.fd = mp__connection_detach(mp_connection_keep(channel));
     me.wake = mp__connection_detach(mp_connection_keep(wake));
-    me.shared = shared;
+    me.ring.shared = me.shared = shared;
     me.index = index;
     me.call.answer = take_answer;
     me.last = mp_last_error();
