@@ -39,6 +39,8 @@ struct mp__server {
     mp_connection *channel;
     int statuses;
     uint64_t serial;     /* of the last answer */
+    uint64_t owned;      /* of the last child in children */
+    mp__status early;    /* of a child that ended before it was there */
     char *directory;     /* where it works: where we did when it was started */
     mp__popen *children; /* whose end is not known yet */
     unsigned waiters;    /* threads that use its descriptors without mp__lock */
@@ -53,8 +55,14 @@ static enum mp_on_error preload_on_error;
 
 /* ---- statuses ---- */
 
+/*
+ * Another thread may read the status of a child while the one that started it has
+ * just got the answer. There is one such child at most: requests come one by one.
+ */
 static void take_status(server *s, const mp__status *status)
 {
+    if (status->serial > s->owned)
+        s->early = *status;
     for (mp__popen *child = s->children; child; child = child->sibling) {
         if (child->serial == status->serial && !child->reported) {
             child->reported = true;
@@ -421,6 +429,9 @@ static void own(server *s, mp__popen *popen)
     popen->server = s;
     popen->sibling = s->children;
     s->children = popen;
+    s->owned = popen->serial;
+    if (s->early.serial == popen->serial)
+        take_status(s, &s->early);
     mp__unlock();
 }
 
