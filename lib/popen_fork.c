@@ -5,6 +5,7 @@
  */
 #include "popen_internal.h"
 
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <unistd.h>
@@ -37,11 +38,19 @@ void mp__lines_close(mp__lines *lines)
     mp__fd_close_all(lines->life, 2);
 }
 
+/* A thread that was joined is seen for a moment longer. */
+static bool has_threads(void)
+{
+    for (int i = 0; i < 10 && mp__pid_threaded(); i++)
+        (void)poll(NULL, 0, 1);
+    return mp__pid_threaded();
+}
+
 static void warn_of_threads(void)
 {
     static bool warned;
 
-    if (warned || !mp__pid_threaded())
+    if (warned || !has_threads())
         return;
     warned = true;
     mp_log(MP_LOG_WARNING, "fork is used while other threads run: a lock that one of them holds "

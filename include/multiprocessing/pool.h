@@ -13,7 +13,8 @@
  *
  * Callbacks run one at a time, on that thread or on one that waits. They may call
  * everything here: for the callback its result is ready, for others it is when the
- * callback has returned. Only mp_pool_join is refused (MP_EDEADLOCK).
+ * callback has returned. Only mp_pool_join is refused (MP_EDEADLOCK). As long as a
+ * callback lasts, the pool goes on only if another thread waits for something of it.
  *
  * Workers are daemons named "ForkPoolWorker-3". They leave SIGINT (Ctrl-C) to
  * their parent and end with it, however it ends. Under fork a worker that is
