@@ -75,6 +75,7 @@ void mp__child_run(mp__child *child)
     mp__hooks_after_fork(after_fork);
     mp__process_become(child);
     mp__stage_set(MP__STAGE_CHILD);
+    mp__pid_below();
     hold_lines(child);
     mp_log(MP_LOG_DEBUG, "child begins");
     if (child->identity.method == MP__SPAWN || mp__pid_on_exit(leave_at_exit))

@@ -52,6 +52,9 @@ void mp__pid_set_title(const char *name);
 void mp__pid_mark(char *text);
 void mp__pid_unmark(char *text);
 
+/* This process is a child from now on: programs it runs can see that they are below it. */
+void mp__pid_below(void);
+
 enum mp__recursion { MP__RECURSION_NONE, MP__RECURSION_BOOTSTRAP, MP__RECURSION_DEEP };
 
 /* Whether this program was started by a child before its guard, or below itself too often. */

@@ -167,6 +167,11 @@ void mp__pid_unmark(char *text)
     memset(text, 0, strlen(text));
 }
 
+void mp__pid_below(void)
+{
+    /* /proc tells */
+}
+
 /* Reads a file of /proc, at most size - 1 bytes, and ends it with a NUL. */
 static ssize_t slurp(pid_t pid, const char *name, char *data, size_t size)
 {

@@ -11,6 +11,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -19,6 +20,9 @@
 #include "error_internal.h"
 
 #define MARK "_MP_BOOTSTRAPPING"
+/* How many processes of programs that use this library are above: here only they can tell. */
+#define GENERATIONS "_MP_GENERATIONS"
+#define GENERATIONS_MAX 4
 
 bool mp__pid_has_descriptors(void)
 {
@@ -116,7 +120,24 @@ void mp__pid_unmark(char *text)
     (void)unsetenv(MARK);
 }
 
+static int generations(void)
+{
+    const char *text = getenv(GENERATIONS);
+
+    return text ? atoi(text) : 0;
+}
+
+void mp__pid_below(void)
+{
+    char text[16];
+
+    (void)snprintf(text, sizeof(text), "%d", generations() + 1);
+    (void)setenv(GENERATIONS, text, 1); /* without memory one is not counted */
+}
+
 enum mp__recursion mp__pid_recursion(void)
 {
-    return getenv(MARK) ? MP__RECURSION_BOOTSTRAP : MP__RECURSION_NONE;
+    if (getenv(MARK))
+        return MP__RECURSION_BOOTSTRAP;
+    return generations() >= GENERATIONS_MAX ? MP__RECURSION_DEEP : MP__RECURSION_NONE;
 }

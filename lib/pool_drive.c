@@ -360,11 +360,7 @@ void mp__pool_stop_thread(mp_pool *pool)
     pool->thread_stops = true;
     mp__pool_announce(pool);
     mp__pool_poke(pool);
-    if (mp__is_here(thread)) {
-        (void)pthread_detach(thread);
-        return;
-    }
-    if (pool->calling && mp__is_here(pool->caller)) { /* it may wait for the callback we are in */
+    if (mp__is_here(thread) || pool->calling) { /* a callback may last, or wait for us */
         (void)pthread_detach(thread);
         return;
     }

@@ -50,7 +50,6 @@ static void processes_that_are_only_freed_do_not_pile_up(void **state)
 {
     int limit = 100; /* twice what runs at once, or the least that is worth a look */
 
-    (void)state;
     for (int i = 0; i < 500; i++) {
         mp_process *p = start_process(.target = nothing);
         mp_wait_item end = MP_WAIT(p);
@@ -59,7 +58,9 @@ static void processes_that_are_only_freed_do_not_pile_up(void **state)
         mp_process_free(p);
         assert_true(count_children() <= limit);
     }
-    assert_int_equal(mp_active_children(NULL, 0), 0);
+    do /* an end may be seen a moment before it can be reaped */
+        assert_int_equal(mp_active_children(NULL, 0), 0);
+    while (count_children() > (strcmp(*state, "forkserver") == 0));
 }
 
 /* Squares what comes until nothing comes any more. */
