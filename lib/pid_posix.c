@@ -21,7 +21,7 @@
 
 #define MARK "_MP_BOOTSTRAPPING"
 /* How many processes of programs that use this library are above: here only they can tell. */
-#define GENERATIONS "_MP_GENERATIONS"
+#define GENERATIONS "MP_LEVEL" /* as SHLVL; documented in context.h */
 #define GENERATIONS_MAX 4
 
 bool mp__pid_has_descriptors(void)

@@ -10,6 +10,10 @@
  * The method is chosen once: by mp_set_start_method, else by MP_START_METHOD in
  * the environment, else it is fork on Linux and spawn elsewhere. A context
  * chooses for one process.
+ *
+ * Where the system has no /proc, children have MP_LEVEL in their environment: how
+ * many processes are above them. A program that its own children run without end
+ * is stopped by it.
  */
 #ifndef MULTIPROCESSING_CONTEXT_H
 #define MULTIPROCESSING_CONTEXT_H
