@@ -31,6 +31,7 @@
 #define FAREWELL_SECONDS 0.3 /* for idle workers of a pool that is freed to exit by themselves */
 
 static mp_pool *pools; /* of this process, under mp__lock */
+static mp_pool *left;  /* never freed, ended at exit: still somebody's, no leak */
 
 /* ---- holding and releasing ---- */
 
@@ -278,6 +279,8 @@ static void end_all(void *unused)
         if (!pool)
             return;
         forget_pool(pool);
+        pool->next = left;
+        left = pool;
         (void)mp_pool_terminate(pool);
     }
 }

@@ -594,15 +594,28 @@ static int talk_nonsense(mp_call *call)
     return mp_return(call, mp_bytes(much, (size_t)size));
 }
 
-/* What was not noticed yet is noticed now: how many items it costs. */
+/* What was not noticed yet is noticed at the latest by a long answer: how many items it costs. */
 static int lose_what_is_bad(mp_pool *pool)
 {
-    int in[50] = { 0 }, status[50], lost = 0;
+    enum { MANY = 8 * WORKERS };
+    msgpack_object pairs[MANY][2], in[MANY];
+    int status[MANY], lost = 0;
 
-    (void)mp_pool_map(pool, twice, MP_ITEMS(in, 50), .status = status);
-    for (int i = 0; i < 50; i++) {
-        assert_true(status[i] == 0 || status[i] == MP_EWORKERLOST);
-        lost += status[i] != 0;
+    for (int i = 0; i < MANY; i++) {
+        pairs[i][0] = mp__from_signed(-1);
+        pairs[i][1] = mp__from_signed(100000);
+        in[i] = mp__list(2, pairs[i]);
+    }
+    for (int round = 0; round < 3; round++) {
+        mp_message out[MANY] = { MP_MESSAGE_INIT };
+
+        (void)mp_pool_starmap(
+            pool, talk_nonsense, MP_ITEMS(in, MANY), MP_ITEMS(out, MANY), .status = status);
+        for (int i = 0; i < MANY; i++) {
+            assert_true(status[i] == 0 || status[i] == MP_EWORKERLOST);
+            lost += status[i] != 0;
+            mp_message_clear(&out[i]);
+        }
     }
     return lost;
 }
