@@ -296,6 +296,16 @@ static int join_parent(double timeout)
 
 /* ---- looking and waiting ---- */
 
+static bool is_known_to_have_ended(const mp_process *p)
+{
+    bool ended;
+
+    mp__lock();
+    ended = p->popen.ended;
+    mp__unlock();
+    return ended;
+}
+
 int mp_process_join(mp_process *p, double timeout)
 {
     int r = check_started(p);
@@ -306,7 +316,7 @@ int mp_process_join(mp_process *p, double timeout)
         return mp__fail(MP_EINVAL, "a process cannot join itself");
     if (p->role == MP__PARENT)
         return join_parent(timeout);
-    if (!p->popen.ended) {
+    if (!is_known_to_have_ended(p)) {
         r = mp__popen_wait(&p->popen, mp__clock_deadline(timeout));
         if (r < 0)
             return r;

@@ -755,7 +755,9 @@ static void *wreak_havoc(void *argument)
     havoc *h = argument;
     pid_t stopped = 0;
 
-    while (linger(h, 6) && (h->until > 0 ? now() < h->until : h->killed < h->kills)) {
+    while (
+        linger(h, 6) && (h->until > 0 ? now() < h->until
+                                      : __atomic_load_n(&h->killed, __ATOMIC_RELAXED) < h->kills)) {
         pid_t pid = choose_victim(h);
 
         if (stopped)
