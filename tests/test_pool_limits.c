@@ -766,7 +766,7 @@ static void *wreak_havoc(void *argument)
         if (!pid)
             continue;
         if (chance(3)) {
-            h->killed += kill(pid, SIGKILL) == 0;
+            (void)__atomic_add_fetch(&h->killed, kill(pid, SIGKILL) == 0, __ATOMIC_RELAXED);
         } else if (kill(pid, SIGSTOP) == 0) {
             h->stopped++;
             stopped = pid;
