@@ -42,7 +42,7 @@ else
 fi
 
 # As a user has it. The program and its plugin share one copy of the library.
-make -s install DESTDIR="$folder/root" PREFIX=/usr B="$B" >/dev/null || exit 1
+MAKEFLAGS= make -s install DESTDIR="$folder/root" PREFIX=/usr B="$B" >/dev/null || exit 1
 export PKG_CONFIG_PATH="$folder/root/usr/lib/pkgconfig" PKG_CONFIG_SYSROOT_DIR=
 sed -i "s|^prefix=.*|prefix=$folder/root/usr|; s|^libdir=.*|libdir=$folder/root/usr/lib|" \
     "$PKG_CONFIG_PATH/multiprocessing.pc"
@@ -50,7 +50,7 @@ export LD_LIBRARY_PATH="$folder/root/usr/lib"
 flags=$(pkg-config --cflags --libs multiprocessing) || exit 1
 $CC -fPIC -shared tests/plugins/greeter.c -o "$plugin" $flags || exit 1
 $CC tests/programs/link.c -o "$folder/installed" $flags -ldl && try installed "$plugin" || failed="$failed installed"
-make -s uninstall DESTDIR="$folder/root" PREFIX=/usr >/dev/null
+MAKEFLAGS= make -s uninstall DESTDIR="$folder/root" PREFIX=/usr >/dev/null
 left=$(find "$folder/root" -type f -o -type l)
 [ -z "$left" ] || { echo "links: uninstall leaves $left"; failed="$failed uninstall"; }
 
