@@ -297,6 +297,7 @@ void mp__crew_cancel(mp_pool *pool, mp_result *work)
         if (!head)
             continue;
         mp__crew_take_back(w); /* what was sent in part is sent to its end: others come behind */
+        mp__crew_look(pool, w, false); /* what is answered is not what it runs */
         head = mp__crew_head(w);
         if (head && head->work == work)
             kill_for(pool, w, head->item, MP_ECANCELLED);
