@@ -42,16 +42,16 @@ else
 fi
 
 # As a user has it. The program and its plugin share one copy of the library.
-MAKEFLAGS= make -s install DESTDIR="$folder/root" PREFIX=/usr B="$B" >/dev/null || exit 1
-export PKG_CONFIG_PATH="$folder/root/usr/lib/pkgconfig" PKG_CONFIG_SYSROOT_DIR=
-sed -i "s|^prefix=.*|prefix=$folder/root/usr|; s|^libdir=.*|libdir=$folder/root/usr/lib|" \
+MAKEFLAGS= make -s install DESTDIR="$folder/installation" PREFIX=/usr B="$B" >/dev/null || exit 1
+export PKG_CONFIG_PATH="$folder/installation/usr/lib/pkgconfig" PKG_CONFIG_SYSROOT_DIR=
+sed -i "s|^prefix=.*|prefix=$folder/installation/usr|; s|^libdir=.*|libdir=$folder/installation/usr/lib|" \
     "$PKG_CONFIG_PATH/multiprocessing.pc"
-export LD_LIBRARY_PATH="$folder/root/usr/lib"
+export LD_LIBRARY_PATH="$folder/installation/usr/lib"
 flags=$(pkg-config --cflags --libs multiprocessing) || exit 1
 $CC -fPIC -shared tests/plugins/greeter.c -o "$plugin" $flags || exit 1
 $CC tests/programs/link.c -o "$folder/installed" $flags -ldl && try installed "$plugin" || failed="$failed installed"
-MAKEFLAGS= make -s uninstall DESTDIR="$folder/root" PREFIX=/usr >/dev/null
-left=$(find "$folder/root" -type f -o -type l)
+MAKEFLAGS= make -s uninstall DESTDIR="$folder/installation" PREFIX=/usr >/dev/null
+left=$(find "$folder/installation" -type f -o -type l)
 [ -z "$left" ] || { echo "links: uninstall leaves $left"; failed="$failed uninstall"; }
 
 [ -z "$failed" ] || { echo "links: FAILED:$failed"; exit 1; }
