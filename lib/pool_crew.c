@@ -146,8 +146,7 @@ void mp__crew_kill(mp__worker *w, int code)
 static const char *cause(int exitcode, char text[128])
 {
     if (exitcode == -SIGKILL)
-        return "was killed by signal 9 (not sent by this library: the system's OOM killer does "
-               "that)";
+        return "was killed by signal 9 (what the system's OOM killer sends)";
     if (exitcode < 0)
         (void)snprintf(text, 128, "was killed by signal %d (%s)", -exitcode, strsignal(-exitcode));
     else if (exitcode == MP_EXITCODE_LOST)

@@ -19,7 +19,7 @@
  * Workers are daemons named "ForkPoolWorker-3". They leave SIGINT (Ctrl-C) to
  * their parent and end with it, however it ends. Under fork a worker that is
  * started later, as a replacement, is a copy of the program as it was when the
- * pool was made.
+ * pool was made (as it is then, should the process that keeps the copy be killed).
  */
 #ifndef MULTIPROCESSING_POOL_H
 #define MULTIPROCESSING_POOL_H
