@@ -96,6 +96,7 @@ MP_API int mp_set_limits(const mp_limits *limits);
 /* ---- what the macros below call; not for direct use ---- */
 
 typedef struct mp__kind mp__kind;
+typedef struct mp_connection mp_connection; /* what can be a handle; each header tells of its own */
 
 enum mp__slot_type {
     MP__SLOT_STRUCT,
@@ -196,6 +197,15 @@ MP_API int mp_raise(mp_call *call, int code, const char *format, ...) MP__PRINTF
         }                   \
     }
 
+/* clang-format off */
+/* The types of handles, and their kinds. */
+#define MP__HANDLES(X) \
+    X(mp_connection, mp__connection_kind)
+#define MP__HANDLE_VALUE(type, kind_of_type) type *: mp__from_handle,
+#define MP__HANDLE_SLOT(type, kind_of_type) type **: MP__SLOT_HANDLE,
+#define MP__HANDLE_KIND(type, kind_of_type) type **: &kind_of_type,
+/* clang-format on */
+
 #define MP__VALUE(x) \
     _Generic((x),                                                                                  \
         bool: mp__from_bool,                                                                       \
@@ -215,8 +225,8 @@ MP_API int mp_raise(mp_call *call, int code, const char *format, ...) MP__PRINTF
         char *: mp__from_text,                                                                     \
         const char *: mp__from_text,                                                               \
         void *: mp__from_null,                                                                     \
-        msgpack_object: mp__from_object,                                                           \
-        mp_connection *: mp__from_handle)(x)
+        MP__HANDLES(MP__HANDLE_VALUE)                                                              \
+        msgpack_object: mp__from_object)(x)
 
 #define MP__SLOT(p)                                                                                    \
     {                                                                                                  \
@@ -244,10 +254,10 @@ MP_API int mp_raise(mp_call *call, int code, const char *format, ...) MP__PRINTF
           char **: MP__SLOT_TEXT,                                                                  \
           const char **: MP__SLOT_TEXT,                                                            \
           mp_bytes_view *: MP__SLOT_BYTES,                                                         \
-          mp_connection **: MP__SLOT_HANDLE,                                                       \
+          MP__HANDLES(MP__HANDLE_SLOT)                                                             \
           default: MP__SLOT_STRUCT),                                                               \
         sizeof(*_Generic((p), void *: "", mp_call *: "", default: (p))), (p),                      \
-        _Generic((p), mp_connection **: &mp__connection_kind, default: (const mp__kind *)0) \
+        _Generic((p), MP__HANDLES(MP__HANDLE_KIND) default: (const mp__kind *)0) \
     }
 
 /* MP__COUNT: how many arguments, 0 to 32. MP__MAP(m, a, b): m(a), m(b). */
