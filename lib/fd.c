@@ -252,6 +252,11 @@ ssize_t mp__fd_try_receive(int fd, void *data, size_t size, int *fds, size_t *co
     return receive(fd, data, size, fds, count, lost, MSG_DONTWAIT);
 }
 
+ssize_t mp__fd_try_peek(int fd, void *data, size_t size, int *fds, size_t *count, bool *lost)
+{
+    return receive(fd, data, size, fds, count, lost, MSG_DONTWAIT | MSG_PEEK);
+}
+
 /* Takes n bytes off the front of the vector. */
 static void advance(struct iovec **vector, int *parts, size_t n)
 {

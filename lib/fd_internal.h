@@ -71,6 +71,12 @@ int mp__fd_send(int fd, struct iovec *vector, int parts, const int *fds, size_t 
 ssize_t mp__fd_try_send(int fd, struct iovec *vector, int parts, const int *fds, size_t count);
 ssize_t mp__fd_try_receive(int fd, void *data, size_t size, int *fds, size_t *count, bool *lost);
 
+/*
+ * Looks at what a receive would bring, which stays: the descriptors are duplicates.
+ * As mp__fd_try_receive.
+ */
+ssize_t mp__fd_try_peek(int fd, void *data, size_t size, int *fds, size_t *count, bool *lost);
+
 /* A child made by fork does not share the interrupts of its parent. */
 void mp__fd_after_fork(void);
 

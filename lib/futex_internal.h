@@ -18,8 +18,11 @@
  */
 int mp__futex_wait(atomic_uint *word, unsigned expected, int64_t deadline);
 
-/* Wakes at most count of those that sleep on the word, of any process. Change the word first. */
-void mp__futex_wake(atomic_uint *word, int count);
+/*
+ * Wakes at most count of those that sleep on the word, of any process. Change the word
+ * first. Returns how many: 0 where sleepers look for themselves.
+ */
+int mp__futex_wake(atomic_uint *word, int count);
 
 /* The twins': one sleep until the absolute deadline, which may end early and says nothing. */
 void mp__futex_sleep(atomic_uint *word, unsigned expected, int64_t deadline);

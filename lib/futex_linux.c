@@ -25,8 +25,9 @@ void mp__futex_sleep(atomic_uint *word, unsigned expected, int64_t deadline)
         NULL, FUTEX_BITSET_MATCH_ANY);
 }
 
-void mp__futex_wake(atomic_uint *word, int count)
+int mp__futex_wake(atomic_uint *word, int count)
 {
-    (void)syscall(
-        SYS_futex, word, FUTEX_WAKE, count, NULL, NULL, 0); /* cannot fail on our memory */
+    long n = syscall(SYS_futex, word, FUTEX_WAKE, count, NULL, NULL, 0);
+
+    return n > 0 ? (int)n : 0; /* cannot fail on our memory */
 }

@@ -124,26 +124,29 @@ MP_API bool mp_connection_writable(const mp_connection *connection);
 typedef struct mp_wait_item {
     const mp_connection *connection;  /* or */
     const struct mp_process *process; /* its end; or */
+    const mp_queue *queue;            /* an item in it; or */
     int fd;                           /* a descriptor, when the others are NULL */
     bool ready;
 } mp_wait_item;
 
-/* MP_WAIT(x) makes an item of an mp_connection *, mp_process * or descriptor. */
+/* MP_WAIT(x) makes an item of an mp_connection *, mp_process *, mp_queue * or descriptor. */
 #ifndef __cplusplus
 #define MP_WAIT(x)                                      \
     _Generic((x), mp_connection *                       \
              : mp__wait_connection, struct mp_process * \
-             : mp__wait_process, int                    \
+             : mp__wait_process, mp_queue *             \
+             : mp__wait_queue, int                      \
              : mp__wait_fd)(x)
 #endif
 MP_API mp_wait_item mp__wait_connection(const mp_connection *connection);
 MP_API mp_wait_item mp__wait_process(const struct mp_process *process);
+MP_API mp_wait_item mp__wait_queue(const mp_queue *queue);
 MP_API mp_wait_item mp__wait_fd(int fd);
 
 /*
  * Waits until one or more items are ready, like multiprocessing.connection.wait:
- * a message or the end of the stream, the end of a process, a readable
- * descriptor. Sets ready of each item. An item may be there twice.
+ * a message or the end of the stream, the end of a process, an item in a queue, a
+ * readable descriptor. Sets ready of each item. An item may be there twice.
  *
  * Returns how many are ready, 0 when the time is over, or
  *   MP_EINVAL  no items and MP_FOREVER: that would never end
@@ -152,9 +155,6 @@ MP_API mp_wait_item mp__wait_fd(int fd);
  *   MP_EINTR, MP_ENOMEM
  */
 MP_API int mp_wait(mp_wait_item *items, size_t count, double timeout);
-
-/* For the macros of value.h. */
-MP_API extern const mp__kind mp__connection_kind;
 
 #ifdef __cplusplus
 }

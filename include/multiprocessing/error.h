@@ -73,6 +73,8 @@ extern "C" {
     X(MP_EBROKEN, -5027, "the workers of the pool do not begin", "BrokenProcessPool")     \
     X(MP_EDEADLOCK, -5028, "waiting for this here would never end", "RuntimeError")       \
     X(MP_EALREADY, -5029, "it is too late for that", "InvalidStateError")                 \
+    X(MP_EEMPTY, -5040, "the queue is empty", "Empty")                                    \
+    X(MP_EFULL, -5041, "the queue is full", "Full")                                       \
     X(MP_EOWNERDEAD, -EOWNERDEAD, "its last holder died holding it; it is yours now",     \
         "RuntimeError")
 
