@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 #
 # peer.py - CPython's multiprocessing doing the work of bench_process.c,
-# bench_connection.c and bench_pool.c. It reads lines such as "fork 20" from stdin and answers
+# bench_connection.c, bench_pool.c and bench_queues.c. It reads lines such as "fork 20" from stdin and answers
 # each with the microseconds of one operation.
 import multiprocessing
 import os
@@ -148,6 +148,40 @@ def pool_start(method, workers, count):
     return median(times)
 
 
+def put_numbers(q, count, barrier):
+    barrier.wait()
+    for i in range(count):
+        q.put(i)
+
+
+def take_numbers(q, count, begin, end):
+    begin.wait()
+    for _ in range(count):
+        q.get()
+    end.wait()
+
+
+def queue(side, count):
+    """One item through a queue, side producers and side consumers with count items each."""
+    side, count = int(side), int(count)
+    context = multiprocessing.get_context("fork")
+    q = context.Queue()
+    start, end = context.Barrier(2 * side + 1), context.Barrier(side + 1)
+    processes = []
+    for _ in range(side):
+        processes.append(context.Process(target=put_numbers, args=(q, count, start)))
+        processes.append(context.Process(target=take_numbers, args=(q, count, start, end)))
+    for p in processes:
+        p.start()
+    start.wait()
+    begin = perf_counter()
+    end.wait()
+    seconds = perf_counter() - begin
+    for p in processes:
+        p.join()
+    return seconds / (side * count)
+
+
 def main():
     # Children must not write to the benchmark.
     answers = os.fdopen(os.dup(1), "w")
@@ -162,6 +196,7 @@ def main():
             "map": pool_map,
             "apply": pool_apply,
             "pool": pool_start,
+            "queue": queue,
         }[name]
         print(work(*arguments) * 1e6, file=answers, flush=True)
 

@@ -25,7 +25,7 @@
 
 #define JOINABLE 1                 /* of flags */
 #define NOT_NOW 1                  /* full, or empty */
-#define KEEP_MAX ((size_t)1 << 20) /* memory a queue keeps for packing */
+#define KEEP_MAX ((size_t)4 << 20) /* memory a queue keeps for packing */
 #define SIZE_BITS 48               /* of the word before an item; above: its descriptors */
 #define SIZE_MASK ((UINT64_C(1) << SIZE_BITS) - 1)
 

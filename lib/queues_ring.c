@@ -16,7 +16,7 @@
 #define MAGIC UINT64_C(0x31657565755170f1) /* also says how the head is laid out */
 #define LOG2_MIN 16
 #define LOG2_MAX 45
-#define LOG2_KEPT 20              /* 1 MiB: so much memory stays, to be used again */
+#define LOG2_KEPT 22              /* 4 MiB: so much memory stays, to be used again */
 #define STEP ((uint64_t)64 << 10) /* memory is taken in steps of this */
 #define LOOK INT64_C(1000000000)  /* ns that who only looks waits for who is at work */
 
