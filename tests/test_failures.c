@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -90,7 +91,37 @@ int posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_actions_t *
     return EAGAIN;
 }
 
+int ftruncate(int fd, off_t size)
+{
+    int (*real)(int, off_t);
+
+    find_real(&real, "ftruncate");
+    if (!fails())
+        return real(fd, size);
+    errno = EFBIG;
+    return -1;
+}
+
+int posix_fallocate(int fd, off_t offset, off_t size)
+{
+    int (*real)(int, off_t, off_t);
+
+    find_real(&real, "posix_fallocate");
+    return fails() ? ENOSPC : real(fd, offset, size);
+}
+
 #if !HAS_ASAN && !HAS_TSAN
+void *mmap(void *at, size_t size, int protection, int flags, int fd, off_t offset)
+{
+    void *(*real)(void *, size_t, int, int, int, off_t);
+
+    find_real(&real, "mmap");
+    if (!fails())
+        return real(at, size, protection, flags, fd, offset);
+    errno = ENOMEM;
+    return MAP_FAILED;
+}
+
 extern void *__libc_malloc(size_t size);
 extern void *__libc_calloc(size_t count, size_t size);
 extern void *__libc_realloc(void *old, size_t size);
@@ -198,6 +229,73 @@ static void a_failed_start_can_be_tried_again(void **state)
     mp_connection_free(b);
 }
 
+/* ---- queues ---- */
+
+/* A small item, one that makes the ring grow, and one with a descriptor; and back. */
+static int use_queue(mp_queue *q, mp_connection *line)
+{
+    static char bytes[100000];
+    mp_message message = MP_MESSAGE_INIT;
+    int r = mp_queue_put(q, 1, 0);
+
+    if (r == 0)
+        r = mp_queue_put(q, mp_struct(&bytes), 0);
+    if (r == 0)
+        r = mp_queue_put(q, line, 0);
+    for (int i = 0; i < 3 && r == 0; i++) {
+        r = mp_queue_get(q, &message, 0);
+        if (r == 0 && i == 2)
+            r = mp_unpack(&message, &line);
+    }
+    mp_message_clear(&message);
+    return r;
+}
+
+/* Whatever failed, what was put is there and the next item comes behind it. */
+static void check_that_it_works(mp_queue *q)
+{
+    mp_message message = MP_MESSAGE_INIT;
+    int number = 0;
+
+    assert_int_equal(mp_queue_put(q, 7, 0), 0);
+    for (int i = 0; number != 7; i++) {
+        assert_true(i < 4);
+        assert_int_equal(mp_queue_get(q, &message, 0), 0);
+        if (mp_unpack(&message, &number) < 0)
+            number = 0;
+    }
+    assert_int_equal(mp_queue_qsize(q), 0);
+    mp_message_clear(&message);
+}
+
+static void every_call_of_a_queue_fails_in_turn(void **state)
+{
+    int descriptors, r, nth = 0;
+    mp_connection *a, *b;
+
+    (void)state;
+    assert_int_equal(mp_pipe(&a, &b), 0);
+    descriptors = count_descriptors();
+    do {
+        mp_queue *q;
+
+        failed = 0;
+        countdown = ++nth;
+        armed = true;
+        q = mp_queue_new();
+        r = q ? use_queue(q, a) : mp_last_error()->code;
+        armed = false;
+        assert_true(failed || r == 0);
+        if (q)
+            check_that_it_works(q);
+        mp_queue_free(q);
+        assert_int_equal(count_descriptors(), descriptors);
+    } while (failed);
+    assert_true(nth > 5);
+    mp_connection_free(a);
+    mp_connection_free(b);
+}
+
 static int start_at_the_limit(mp_call *call)
 {
     struct rlimit limit, tight;
@@ -234,6 +332,7 @@ static void at_the_limit_of_descriptors_start_fails_clean(void **state)
 static const struct CMUnitTest tests[] = {
     UNDER_EACH(every_call_fails_in_turn),
     UNDER_EACH(a_failed_start_can_be_tried_again),
+    ONCE(every_call_of_a_queue_fails_in_turn),
     UNDER_EACH(at_the_limit_of_descriptors_start_fails_clean),
 };
 

@@ -63,7 +63,7 @@ static const char *const deed_names[DEEDS] = { "put", "put that makes the ring g
     "put of a handle", "get", "get that makes the ring shrink", "get of a handle", "task_done" };
 
 #define LARGE ((size_t)80000)               /* more than the ring has at first */
-#define ENORMOUS (((size_t)1 << 20) + 1000) /* more than it keeps */
+#define ENORMOUS (((size_t)4 << 20) + 1000) /* more than it keeps */
 
 static int do_deed(enum deed deed, mp_queue *queue, mp_connection *line, mp_message *message)
 {
@@ -107,7 +107,7 @@ static int suffer(mp_call *call)
 /* The items before the victim came. */
 static void fill(mp_queue *queue, enum deed deed, mp_connection *line)
 {
-    static const size_t sizes[BEFORE] = { 40000, 150000, 0 }; /* an eighth, but for the first */
+    static const size_t sizes[BEFORE] = { 100000, 550000, 0 }; /* an eighth, but for the first */
     static char bytes[ENORMOUS];
 
     if (deed == GET_SHRINKING)
@@ -315,7 +315,7 @@ static void a_process_killed_after_any_instruction_wedges_nobody(void **state)
         print_message("the instructions of sanitizers are not the library's\n");
         skip();
     }
-    kill_at_every_step(*state, strcmp(*state, "fork") == 0 ? 41 : 131);
+    kill_at_every_step(*state, strcmp(*state, "fork") == 0 ? 61 : 211);
 }
 
 /* ---- asleep ---- */
