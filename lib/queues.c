@@ -5,7 +5,7 @@
  * Why nobody is left asleep: who goes to sleep says so in a flag and then looks once
  * more; who changes something does that first and looks at the flag then, all of it
  * in one order (sequentially consistent). Who takes an item and leaves others wakes
- * the next sleeper. A waker or a woken process that is killed in between delays the
+ * the next sleeper, and so does who leaves room. A waker or a woken process that is killed in between delays the
  * others by one slice of their sleep.
  */
 #include "queues_internal.h"
@@ -222,6 +222,11 @@ static void wake_getter(mp__queue_shared *s)
     wake(&s->getters, &s->arrivals, 1);
 }
 
+static void wake_putter(mp__queue_shared *s)
+{
+    wake(&s->putters, &s->departures, 1);
+}
+
 /*
  * What nobody waits for: memory that is not needed goes back, and so do descriptors
  * that a killed process left behind.
@@ -235,8 +240,11 @@ static void tidy(mp_queue *q)
     if (mp__queue_lock(&q->ring, &s->get_lock, 0) == 0) {
         if (mp__queue_ring_look(&q->ring, &q->ring.get) == 0 && mp__queue_ring_roomy(&q->ring))
             mp__queue_ring_shrink(&q->ring);
-        if (atomic_exchange(&s->inherited, 0) && count_items(s) == 0)
-            mp__queue_parcel_drop_all(q->fds);
+        if (atomic_exchange(&s->inherited, 0)) {
+            mp__queue_ring_release(&q->ring);
+            if (count_items(s) == 0)
+                mp__queue_parcel_drop_all(q->fds);
+        }
         mp__queue_unlock(&s->get_lock);
     }
     mp__queue_unlock(&s->put_lock);
@@ -309,6 +317,8 @@ static int put_packed(
     if (r < 0)
         return r;
     wake_getter(s);
+    if (s->maxsize && !is_full(s))
+        wake_putter(s);
     if (atomic_load(&s->pollers) && atomic_exchange(&s->pollers, 0))
         mp__queue_parcel_signal(q->fds);
     if (atomic_load_explicit(&s->inherited, memory_order_relaxed))
@@ -442,7 +452,7 @@ static void after_get(mp_queue *q, bool more, bool roomy)
     mp__queue_shared *s = q->ring.shared;
 
     if (s->maxsize)
-        wake(&s->putters, &s->departures, 1);
+        wake_putter(s);
     if (more)
         wake_getter(s);
     if (roomy || atomic_load_explicit(&s->inherited, memory_order_relaxed))

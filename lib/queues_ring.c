@@ -18,7 +18,7 @@
 #define LOG2_MAX 45
 #define LOG2_KEPT 22              /* 4 MiB: so much memory stays, to be used again */
 #define STEP ((uint64_t)64 << 10) /* memory is taken in steps of this */
-#define LOOK INT64_C(1000000000)  /* ns that who only looks waits for who is at work */
+#define LOOK INT64_C(5000000000)  /* ns that who only looks waits for who is at work */
 
 /* ---- life ---- */
 
@@ -127,7 +127,7 @@ static int check_shape(const mp__queue_ring *ring, uint64_t log2)
 {
     struct stat status;
 
-    if (log2 < LOG2_MIN || log2 > LOG2_MAX)
+    if (log2 < LOG2_MIN || log2 > LOG2_MAX || log2 >= sizeof(size_t) * 8 - 1)
         return damaged();
     if (fstat(ring->fd, &status) < 0)
         return mp__fail_errno("cannot look at the memory of a queue");
@@ -364,4 +364,10 @@ void mp__queue_ring_shrink(mp__queue_ring *ring)
         log2 = LOG2_KEPT;
     if (UINT64_C(1) << log2 < ring->put.size)
         (void)resize(ring, log2, used); /* without memory for it: next time */
+}
+
+void mp__queue_ring_release(mp__queue_ring *ring)
+{
+    if (mp__queue_ring_look(ring, &ring->put) == 0)
+        release_others(ring, ring->shared->shapes[ring->shared->generation & 1].log2);
 }

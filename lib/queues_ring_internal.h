@@ -114,4 +114,7 @@ bool mp__queue_ring_roomy(const mp__queue_ring *ring);
 /* With both locks held: gives memory back. */
 void mp__queue_ring_shrink(mp__queue_ring *ring);
 
+/* The same: memory of other rings, where somebody was killed before he gave it back. */
+void mp__queue_ring_release(mp__queue_ring *ring);
+
 #endif

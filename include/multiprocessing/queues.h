@@ -10,7 +10,8 @@
  *
  * A process that is killed inside any of these functions blocks nobody; what it was
  * about to put is there whole or not at all, what it was about to get is taken or
- * still there.
+ * still there. One that is stopped (SIGSTOP) inside holds up the others until it goes
+ * on or is killed, or for as long as they have time.
  *
  * A queue travels in the arguments of processes and tasks and inside messages, and
  * a child made by fork has those that it finds in its variables. Any number of
@@ -68,7 +69,7 @@ MP_API mp_queue *mp_queue_keep(mp_queue *queue);
  *
  * timeout: seconds to wait for room if there is a maxsize; MP_FOREVER; 0 or less: do
  * not wait. Without maxsize it waits for nothing but a process that is at work in
- * the queue at this moment.
+ * the queue at this moment; for that, five seconds at most when the timeout is 0.
  *
  * Handles in a value are held by the system, which holds some hundreds for a queue
  * (each item with handles needs about 800 bytes of the send buffer of a socket, see
