@@ -258,26 +258,37 @@ static size_t length_of(uint64_t size, size_t descriptors)
     return sizeof(uint64_t) * (descriptors ? 2 : 1) + (size_t)((size + 7) / 8 * 8);
 }
 
-static void write_item(mp__queue_ring *ring, uint64_t tail, const mp__buffer *bytes, size_t count)
-{
-    uint64_t word = bytes->size | (uint64_t)count << SIZE_BITS;
+/* What is put: packed bytes, behind them long text or bytes from where they lie, descriptors. */
+typedef struct {
+    const mp__buffer *packed;
+    mp_bytes_view rest;
+    mp__parcel parcel;
+} mp__item;
 
-    mp__queue_view_write(&ring->put, tail, &word, sizeof(word));
-    tail += sizeof(word);
-    if (count) {
-        mp__queue_view_write(&ring->put, tail, &ring->shared->ticket, sizeof(word));
-        tail += sizeof(word);
-    }
-    mp__queue_view_write(&ring->put, tail, bytes->data, bytes->size);
+static uint64_t write_part(mp__queue_ring *ring, uint64_t tail, const void *data, size_t size)
+{
+    mp__queue_view_write(&ring->put, tail, data, size);
+    return tail + size;
+}
+
+static void write_item(mp__queue_ring *ring, uint64_t tail, const mp__item *item)
+{
+    uint64_t size = item->packed->size + item->rest.size;
+    uint64_t word = size | (uint64_t)item->parcel.count << SIZE_BITS;
+
+    tail = write_part(ring, tail, &word, sizeof(word));
+    if (item->parcel.count)
+        tail = write_part(ring, tail, &ring->shared->ticket, sizeof(word));
+    tail = write_part(ring, tail, item->packed->data, item->packed->size);
+    (void)write_part(ring, tail, item->rest.data, item->rest.size);
 }
 
 /* With put_lock held. NOT_NOW: it is full. */
-static int put_item(
-    mp_queue *q, const mp__buffer *bytes, const mp__parcel *parcel, int64_t deadline)
+static int put_item(mp_queue *q, const mp__item *item, int64_t deadline)
 {
     mp__queue_shared *s = q->ring.shared;
     uint64_t puts = s->puts, tail = s->tails[puts & 1];
-    size_t length = length_of(bytes->size, parcel->count);
+    size_t length = length_of(item->packed->size + item->rest.size, item->parcel.count);
     int r;
 
     if (s->maxsize && puts - s->gets_seen >= s->maxsize)
@@ -285,18 +296,31 @@ static int put_item(
     if (s->maxsize && puts - s->gets_seen >= s->maxsize)
         return NOT_NOW;
     r = mp__queue_ring_room(&q->ring, length, deadline);
-    if (r == 0 && parcel->count)
-        r = mp__queue_parcel_put(q->fds, ++s->ticket, parcel);
+    if (r == 0 && item->parcel.count)
+        r = mp__queue_parcel_put(q->fds, ++s->ticket, &item->parcel);
     if (r < 0)
         return r;
-    write_item(&q->ring, tail, bytes, parcel->count);
+    write_item(&q->ring, tail, item);
     atomic_store_explicit(&s->tails[(puts + 1) & 1], tail + length, memory_order_release);
     atomic_store(&s->puts, puts + 1); /* now it is there */
     return 0;
 }
 
-static int put_packed(
-    mp_queue *q, const mp__buffer *bytes, const mp__parcel *parcel, int64_t deadline)
+/* What comes after an item was put. */
+static void after_put(mp_queue *q)
+{
+    mp__queue_shared *s = q->ring.shared;
+
+    wake_getter(s);
+    if (s->maxsize && !is_full(s))
+        wake_putter(s);
+    if (atomic_load(&s->pollers) && atomic_exchange(&s->pollers, 0))
+        mp__queue_parcel_signal(q->fds);
+    if (atomic_load_explicit(&s->inherited, memory_order_relaxed))
+        tidy(q);
+}
+
+static int put(mp_queue *q, const mp__item *item, int64_t deadline)
 {
     mp__queue_shared *s = q->ring.shared;
     int r;
@@ -304,7 +328,7 @@ static int put_packed(
     do {
         r = mp__queue_lock(&q->ring, &s->put_lock, deadline);
         if (r == 0) {
-            r = put_item(q, bytes, parcel, deadline);
+            r = put_item(q, item, deadline);
             mp__queue_unlock(&s->put_lock);
         }
         if (r == NOT_NOW)
@@ -314,16 +338,9 @@ static int put_packed(
     } while (r == 0);
     if (r == MP_ETIMEDOUT)
         return mp__fail(MP_EFULL, "there was no room in the queue within the time");
-    if (r < 0)
-        return r;
-    wake_getter(s);
-    if (s->maxsize && !is_full(s))
-        wake_putter(s);
-    if (atomic_load(&s->pollers) && atomic_exchange(&s->pollers, 0))
-        mp__queue_parcel_signal(q->fds);
-    if (atomic_load_explicit(&s->inherited, memory_order_relaxed))
-        tidy(q);
-    return 0;
+    if (r == 0)
+        after_put(q);
+    return r;
 }
 
 /* A buffer for packing, kept from put to put. NULL: MP_ENOMEM. */
@@ -353,7 +370,7 @@ int mp__queue_put(mp_queue *q, msgpack_object value, double timeout)
 {
     int64_t deadline = mp__clock_deadline(timeout);
     mp__buffer *buffer = NULL;
-    mp__parcel parcel;
+    mp__item item;
     int r = check(q);
 
     if (r < 0)
@@ -361,10 +378,11 @@ int mp__queue_put(mp_queue *q, msgpack_object value, double timeout)
     buffer = borrow_buffer(q);
     if (!buffer)
         return MP_ENOMEM;
-    parcel.count = 0;
-    r = mp__value_pack(value, buffer, &parcel);
+    item.packed = buffer;
+    item.parcel.count = 0;
+    r = mp__value_pack_apart(value, buffer, &item.parcel, &item.rest);
     if (r == 0)
-        r = put_packed(q, buffer, &parcel, deadline);
+        r = put(q, &item, deadline);
     return_buffer(q, buffer);
     return r;
 }

@@ -27,6 +27,7 @@
 #define EXT_TOO_LONG 0x73 /* the same */
 #define LOCAL MP__EXT_LOCAL
 #define HANDLE_HEADER 4
+#define APART 16384 /* bytes from which on a copy costs more than a second part */
 
 /* ---- making values ---- */
 
@@ -290,6 +291,20 @@ int mp__value_pack(msgpack_object value, mp__buffer *bytes, mp__parcel *parcel)
         parcel->count = count;
     }
     return r;
+}
+
+int mp__value_pack_apart(
+    msgpack_object value, mp__buffer *bytes, mp__parcel *parcel, mp_bytes_view *rest)
+{
+    bool text = value.type == MSGPACK_OBJECT_STR;
+    msgpack_packer packer;
+
+    *rest = (mp_bytes_view){ NULL, 0 };
+    if ((!text && value.type != MSGPACK_OBJECT_BIN) || value.via.bin.size < APART)
+        return mp__value_pack(value, bytes, parcel);
+    *rest = (mp_bytes_view){ value.via.bin.ptr, value.via.bin.size }; /* text has the same layout */
+    msgpack_packer_init(&packer, bytes, append);
+    return text ? msgpack_pack_str(&packer, rest->size) : msgpack_pack_bin(&packer, rest->size);
 }
 
 /* ---- decoding ---- */

@@ -55,6 +55,13 @@ void mp__message_reset(mp_message *message);
  */
 int mp__value_pack(msgpack_object value, mp__buffer *bytes, mp__parcel *parcel);
 
+/*
+ * The same, but long text or bytes that are the whole value are not copied: *rest is what
+ * comes behind the packed bytes, lent by the value; else it is empty.
+ */
+int mp__value_pack_apart(
+    msgpack_object value, mp__buffer *bytes, mp__parcel *parcel, mp_bytes_view *rest);
+
 /* The value of a variable: of integers, bool, float, and of anything else as its bytes. */
 void mp__load(enum mp__slot_type type, size_t size, const void *data, msgpack_object *value);
 
