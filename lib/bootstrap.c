@@ -341,9 +341,7 @@ mp_connection *mp__bootstrap_channel(void)
 
 static int describe(void (*function)(void), mp__function *description)
 {
-    *description->module = '\0';
-    description->offset = 0;
-    description->identity_size = 0;
+    *description = (mp__function){ .module = "" };
     return function ? mp__function_describe(function, description) : 0;
 }
 
@@ -431,12 +429,12 @@ static int take_descriptor(mp_message *message, int place, int *fd)
 static int find(
     const char *module, uint64_t offset, mp_bytes_view identity, void (**function)(void))
 {
-    mp__function description = { .offset = offset, .identity_size = identity.size };
+    mp__function description = {
+        .module = module, .offset = offset, .identity_size = identity.size
+    };
 
-    if (!module || strlen(module) >= sizeof(description.module) ||
-        identity.size > sizeof(description.identity))
+    if (!module || identity.size > sizeof(description.identity))
         return mp__fail(MP_EPROTOCOL, "malformed function in the bootstrap message");
-    (void)strcpy(description.module, module);
     memcpy(description.identity, identity.data, identity.size);
     return mp__function_find(&description, function);
 }
@@ -538,25 +536,38 @@ int mp__bootstrap_receive(mp_connection *channel, mp__child *child, mp__server_o
                           : receive_child(channel, message, child);
 }
 
-void mp__bootstrap_clean(void)
+static void rehearse_with(mp_connection *sender, mp_connection *receiver)
 {
-    struct sigaction standard = { .sa_handler = SIG_DFL }, old;
-    sigset_t none;
-    int null;
+    static const uint32_t path[] = { 0 };
+    mp__buffer arguments = { .data = (char[]){ (char)0x90 }, .size = 1 }; /* none */
+    mp__parcel nothing = { .count = 0 };
+    mp__child child = { .report = -1 };
+    mp__server_orders orders;
+    mp__job job = {
+        .identity = { .name = mp__log_name(), .parent_name = "", .path = path, .path_length = 1 },
+        .target = (mp_function)(void (*)(void))mp__bootstrap_rehearse,
+        .arguments = &arguments,
+        .parcel = &nothing,
+    };
 
-    for (int sig = 1; sig < NSIG; sig++)
-        if (sig != SIGHUP)
-            (void)sigaction(sig, &standard, NULL); /* fails for the few that cannot change */
-    if (sigaction(SIGHUP, NULL, &old) == 0 && old.sa_handler != SIG_IGN) /* nohup goes on */
-        (void)sigaction(SIGHUP, &standard, NULL);
-    sigemptyset(&none);
-    (void)pthread_sigmask(SIG_SETMASK, &none, NULL);
-    null = open("/dev/null", O_RDONLY);
-    if (null > 0) {
-        (void)dup2(null, STDIN_FILENO); /* on failure it reads what its parent reads, as it would */
-        mp__fd_close(null);
-    }
-    __fpurge(stdin); /* what the parent has read ahead is the parent's */
+    if (mp__bootstrap_send(sender, &job, NULL, -1, -1, -1) == 0)
+        (void)mp__bootstrap_receive(receiver, &child, &orders);
+    mp_message_clear(&child.call.arguments);
+    mp_message_clear(&child.request);
+}
+
+void mp__bootstrap_rehearse(void)
+{
+    mp_connection *ends[2] = { NULL, NULL };
+    int fds[2] = { -1, -1 };
+
+    if (mp__socket_pair(fds) == 0 && mp__connection_adopt_socket(&fds[0], &ends[0]) == 0 &&
+        mp__connection_adopt_socket(&fds[1], &ends[1]) == 0)
+        rehearse_with(ends[0], ends[1]);
+    mp_connection_free(ends[0]);
+    mp_connection_free(ends[1]);
+    mp__fd_close_all(fds, 2);
+    (void)fflush(NULL);
 }
 
 /*

@@ -126,8 +126,11 @@ typedef struct mp__server_orders {
 /* Receives it; fills in either. 0, or a code. */
 int mp__bootstrap_receive(mp_connection *channel, mp__child *child, mp__server_orders *orders);
 
-/* Default signal dispositions, nothing blocked, /dev/null as stdin. */
-void mp__bootstrap_clean(void);
+/*
+ * Goes through the motions of telling a child, and of its end, so that the pages this
+ * takes are here when a child is in earnest. Failure only costs time.
+ */
+void mp__bootstrap_rehearse(void);
 
 /* Writes out buffered output that a child must not write again. */
 void mp__bootstrap_flush(void);

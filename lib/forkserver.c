@@ -26,6 +26,7 @@
 #include <multiprocessing/context.h>
 #include <multiprocessing/log.h>
 
+#include "clean_internal.h"
 #include "error_internal.h"
 #include "fd_internal.h"
 #include "log_internal.h"
@@ -50,12 +51,23 @@ static struct server {
     atomic_int *progress; /* of the spare */
     struct child_entry *children;
     size_t count, capacity;
+    int self;          /* descriptor of the spare itself; -1 in the server */
+    mp__clean clean;   /* what a spare has to undo */
     bool on_demand;    /* a spare is forked when a request has come, not before */
     bool wanted;       /* one has */
     mp__buffer unsent; /* statuses the pipe had no room for */
 } server;
 
 /* ---- the spare ---- */
+
+#define BIT(sig) (UINT64_C(1) << ((sig)-1))
+
+static bool has_request(void)
+{
+    struct pollfd one = { .fd = mp_connection_fileno(server.channel), .events = POLLIN };
+
+    return poll(&one, 1, 0) > 0;
+}
 
 /* Waits for a request; without a server there is no reason to, and nobody who would reap. */
 static void wait_for_request(void)
@@ -77,14 +89,10 @@ static int answer(long pid)
 {
     mp__answer words = { pid, server.serial };
     mp__parcel parcel = { .count = 0 };
-    int self = pid == getpid() && mp__pid_has_descriptors() ? mp__pid_open((pid_t)pid) : -1;
-    int r;
 
-    if (self >= 0)
-        parcel.fds[parcel.count++] = self;
-    r = mp__connection_send_packed(server.channel, &words, sizeof(words), &parcel);
-    mp__fd_close(self);
-    return r;
+    if (server.self >= 0)
+        parcel.fds[parcel.count++] = server.self;
+    return mp__connection_send_packed(server.channel, &words, sizeof(words), &parcel);
 }
 
 static void leave_server(mp__child *child)
@@ -94,7 +102,7 @@ static void leave_server(mp__child *child)
     mp_connection_free(server.channel);
     mp__fd_close_all(server.taken, 2);
     mp__fd_close(server.alive[0]);
-    (void)munmap(server.progress, sizeof(*server.progress));
+    mp__fd_close(server.self);
     free(server.children);
     mp__buffer_done(&server.unsent);
     memset(&server, 0, sizeof(server));
@@ -107,10 +115,17 @@ static void leave_server(mp__child *child)
  */
 static void be_spare(mp__child *child)
 {
+    mp__clean clean = server.clean;
     mp__server_orders orders;
     int r;
 
     mp__fd_drop(&server.alive[1]);
+    clean.signals &= ~BIT(SIGINT);
+    mp__clean_up(&clean);
+    if (!has_request())
+        mp__bootstrap_rehearse();
+    if (mp__pid_has_descriptors())
+        server.self = mp__pid_open(getpid());
     wait_for_request();
     atomic_store(server.progress, READING);
     r = mp__bootstrap_receive(server.channel, child, &orders);
@@ -120,7 +135,7 @@ static void be_spare(mp__child *child)
     if (answer((long)getpid()) < 0 || write(server.taken[1], "", 1) != 1)
         _exit(1);
     leave_server(child);
-    mp__bootstrap_clean();
+    mp__clean_up(&(mp__clean){ BIT(SIGINT), -1 }); /* from now on it is meant for us, too */
     if (r < 0) {
         mp__log_last_words("cannot begin: %s", mp_last_error()->text);
         mp__forkserver_report(child, 1);
@@ -330,6 +345,7 @@ static void preload(const mp__server_orders *orders)
 static void open_server(mp_connection *channel, const mp__server_orders *orders)
 {
     server.channel = channel;
+    server.self = -1;
     server.on_demand = orders->on_demand;
     server.report = orders->report;
     mp__log_set_name("ForkServer");
@@ -345,6 +361,7 @@ static void open_server(mp_connection *channel, const mp__server_orders *orders)
     (void)fcntl(server.report, F_SETFL, O_NONBLOCK);
     preload(orders);
     prepare_signals();
+    server.clean = mp__clean_prepare();
 }
 
 void mp__forkserver_serve(mp_connection *channel, const mp__server_orders *orders, mp__child *child)
