@@ -9,7 +9,6 @@
 
 #include <fcntl.h>
 #include <signal.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdio_ext.h>
 #include <unistd.h>
@@ -20,26 +19,22 @@
 
 static int null = -1;
 
-static void open_null(void)
+static int open_null(void)
 {
     int fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
 
-    if (fd >= 0 && mp__fd_raise(&fd) < 0)
+    if (fd >= 0 && fd < MP__FD_LOW && mp__fd_raise(&fd) < 0)
         mp__fd_drop(&fd);
-    mp__lock();
-    if (null < 0) {
-        null = fd;
-        fd = -1;
-    }
-    mp__unlock();
-    mp__fd_close(fd); /* another thread was faster */
+    return fd;
 }
 
-mp__clean mp__clean_prepare(void)
+uint64_t mp__clean_prepare(void)
 {
+    mp__lock();
     if (null < 0)
-        open_null();
-    return (mp__clean){ mp__pid_signals(), null };
+        null = open_null();
+    mp__unlock();
+    return mp__pid_signals();
 }
 
 static void reset(int sig)
@@ -47,21 +42,28 @@ static void reset(int sig)
     struct sigaction standard = { .sa_handler = SIG_DFL }, old;
 
     if (sig == SIGHUP && (sigaction(sig, NULL, &old) < 0 || old.sa_handler == SIG_IGN))
-        return; /* nohup goes on */
+        return;                            /* nohup goes on */
     (void)sigaction(sig, &standard, NULL); /* fails for the few that cannot change */
 }
 
-void mp__clean_up(const mp__clean *clean)
+void mp__clean_signals(uint64_t signals)
+{
+    for (int sig = 1; sig < NSIG; sig++)
+        if (sig > 64 || signals & MP__SIGNAL(sig))
+            reset(sig);
+}
+
+void mp__clean_up(uint64_t signals)
 {
     sigset_t none;
 
-    for (int sig = 1; sig < NSIG; sig++)
-        if (sig > 64 || clean->signals >> (sig - 1) & 1)
-            reset(sig);
+    mp__clean_signals(signals);
     sigemptyset(&none);
     (void)pthread_sigmask(SIG_SETMASK, &none, NULL);
-    if (clean->null >= 0)
-        (void)dup2(clean->null, STDIN_FILENO); /* on failure it reads what its parent reads */
+    if (null < 0)
+        null = open_null(); /* there was no room for it before */
+    if (null >= 0)
+        (void)dup2(null, STDIN_FILENO); /* on failure it reads what its parent reads */
     mp__fd_drop(&null);
     __fpurge(stdin); /* what the parent has read ahead is the parent's */
 }

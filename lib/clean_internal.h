@@ -7,16 +7,18 @@
 
 #include <stdint.h>
 
-/* Found out before the fork, where it costs less. */
-typedef struct mp__clean {
-    uint64_t signals; /* of mp__pid_signals */
-    int null;         /* /dev/null, lent, or -1 */
-} mp__clean;
+#define MP__SIGNAL(sig) (UINT64_C(1) << ((sig)-1))
 
-/* In the process to be copied. It keeps a descriptor or two for the next time. */
-mp__clean mp__clean_prepare(void);
+/*
+ * In the process to be copied: which signals mp__clean_up must reset, as bits. It
+ * keeps two descriptors for the next time.
+ */
+uint64_t mp__clean_prepare(void);
 
-/* In the copy: default signal dispositions, nothing blocked, /dev/null as stdin. */
-void mp__clean_up(const mp__clean *clean);
+/* In the copy: those have their default dispositions. */
+void mp__clean_signals(uint64_t signals);
+
+/* The same, and nothing is blocked, and stdin is /dev/null. */
+void mp__clean_up(uint64_t signals);
 
 #endif

@@ -52,15 +52,13 @@ static struct server {
     struct child_entry *children;
     size_t count, capacity;
     int self;          /* descriptor of the spare itself; -1 in the server */
-    mp__clean clean;   /* what a spare has to undo */
+    uint64_t signals;  /* what a spare has to reset */
     bool on_demand;    /* a spare is forked when a request has come, not before */
     bool wanted;       /* one has */
     mp__buffer unsent; /* statuses the pipe had no room for */
 } server;
 
 /* ---- the spare ---- */
-
-#define BIT(sig) (UINT64_C(1) << ((sig)-1))
 
 static bool has_request(void)
 {
@@ -115,13 +113,11 @@ static void leave_server(mp__child *child)
  */
 static void be_spare(mp__child *child)
 {
-    mp__clean clean = server.clean;
     mp__server_orders orders;
     int r;
 
     mp__fd_drop(&server.alive[1]);
-    clean.signals &= ~BIT(SIGINT);
-    mp__clean_up(&clean);
+    mp__clean_up(server.signals & ~MP__SIGNAL(SIGINT));
     if (!has_request())
         mp__bootstrap_rehearse();
     if (mp__pid_has_descriptors())
@@ -135,7 +131,7 @@ static void be_spare(mp__child *child)
     if (answer((long)getpid()) < 0 || write(server.taken[1], "", 1) != 1)
         _exit(1);
     leave_server(child);
-    mp__clean_up(&(mp__clean){ BIT(SIGINT), -1 }); /* from now on it is meant for us, too */
+    mp__clean_signals(MP__SIGNAL(SIGINT)); /* from now on it is meant for us, too */
     if (r < 0) {
         mp__log_last_words("cannot begin: %s", mp_last_error()->text);
         mp__forkserver_report(child, 1);
@@ -361,7 +357,7 @@ static void open_server(mp_connection *channel, const mp__server_orders *orders)
     (void)fcntl(server.report, F_SETFL, O_NONBLOCK);
     preload(orders);
     prepare_signals();
-    server.clean = mp__clean_prepare();
+    server.signals = mp__clean_prepare();
 }
 
 void mp__forkserver_serve(mp_connection *channel, const mp__server_orders *orders, mp__child *child)

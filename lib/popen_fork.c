@@ -77,7 +77,7 @@ static int take_arguments(mp_message *arguments, const mp__job *job)
     return r < 0 ? r : mp__value_decode(arguments);
 }
 
-static void become(const mp__job *job, mp__lines *lines, const mp__clean *clean)
+static void become(const mp__job *job, mp__lines *lines, uint64_t signals)
 {
     mp__child child = {
         .identity = job->identity,
@@ -90,7 +90,7 @@ static void become(const mp__job *job, mp__lines *lines, const mp__clean *clean)
 
     mp__fd_close(lines->lifeline[1]);
     mp__fd_close(lines->life[0]);
-    mp__clean_up(clean);
+    mp__clean_up(signals);
     mp__log_set_name(job->identity.name);
     if (take_arguments(&child.call.arguments, job) < 0)
         mp__bootstrap_fail();
@@ -100,7 +100,7 @@ static void become(const mp__job *job, mp__lines *lines, const mp__clean *clean)
 int mp__popen_fork(const mp__job *job, mp__popen *popen)
 {
     mp__lines lines;
-    mp__clean clean;
+    uint64_t signals;
     sigset_t all, old;
     pid_t pid;
     int r = mp__lines_open(job->identity.daemon, &lines);
@@ -108,12 +108,12 @@ int mp__popen_fork(const mp__job *job, mp__popen *popen)
     if (r < 0)
         return r;
     warn_of_threads();
-    clean = mp__clean_prepare();
+    signals = mp__clean_prepare();
     sigfillset(&all);
     (void)pthread_sigmask(SIG_SETMASK, &all, &old); /* no handler of the parent runs in the child */
     pid = mp__hooks_fork();
     if (pid == 0)
-        become(job, &lines, &clean);
+        become(job, &lines, signals);
     r = pid < 0 ? mp__fail_errno("cannot fork") : 0;
     (void)pthread_sigmask(SIG_SETMASK, &old, NULL);
     if (r == 0)

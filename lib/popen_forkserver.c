@@ -493,14 +493,13 @@ int mp__popen_forkserver(const mp__job *job, mp__popen *popen)
 /* ---- nurseries ---- */
 
 /* In the copy. Returns never. */
-static void be_nursery(
-    int channel, int report, const mp__clean *clean, void (*run)(mp__child *child))
+static void be_nursery(int channel, int report, uint64_t signals, void (*run)(mp__child *child))
 {
     static mp__child child = { .lifeline = -1, .life = -1, .parent_fd = -1, .report = -1 };
     mp__server_orders orders = { .server = true, .report = report, .on_demand = true };
     mp_connection *connection = NULL;
 
-    mp__clean_up(clean);
+    mp__clean_up(signals);
     if (mp__connection_adopt_socket(&channel, &connection) < 0)
         mp__bootstrap_fail();
     mp__forkserver_serve(connection, &orders, &child);
@@ -510,7 +509,7 @@ static void be_nursery(
 static int fork_nursery(server *s, void (*run)(mp__child *child))
 {
     int channel[2] = { -1, -1 }, statuses[2] = { -1, -1 }, life = -1;
-    mp__clean clean = mp__clean_prepare();
+    uint64_t signals = mp__clean_prepare();
     sigset_t all, old;
     pid_t pid = -1;
     int r = mp__socket_pair(channel);
@@ -523,7 +522,7 @@ static int fork_nursery(server *s, void (*run)(mp__child *child))
     (void)pthread_sigmask(SIG_SETMASK, &all, &old);
     if (r == 0 && (pid = mp__hooks_fork()) == 0) {
         mp__fd_close(statuses[0]);
-        be_nursery(channel[1], statuses[1], &clean, run);
+        be_nursery(channel[1], statuses[1], signals, run);
     }
     if (r == 0 && pid < 0)
         r = mp__fail_errno("cannot fork");
