@@ -26,6 +26,7 @@
 #include "spin_internal.h"
 #include "value_internal.h"
 
+#define FIRST_SIZE ((size_t)512) /* of the first read: it may be the last */
 #define READ_SIZE ((size_t)64 * 1024)
 #define GROW_SIZE ((size_t)1 << 20) /* memory is reserved as bytes come, in such steps at first */
 #define KEEP_MAX ((size_t)4 << 20)  /* memory kept for the next item */
@@ -270,6 +271,13 @@ static void idle(void)
     mp__spin_wait(&me.spin, me.fd);
 }
 
+/* The pool has others to start: no looking, and no memory before there is something to read. */
+static void wait_for_first(void)
+{
+    wake_pool();
+    (void)mp__fd_wait(me.fd, POLLIN, MP__NEVER); /* an interrupt is no matter: reading waits, too */
+}
+
 /* At least one byte more, or false at the end. */
 static bool read_more(void *data, size_t size, size_t *got)
 {
@@ -298,7 +306,10 @@ static const void *need(size_t size)
         me.in.size -= me.in_done;
         me.in_done = 0;
     }
-    if (mp__buffer_reserve(&me.in, size > READ_SIZE ? size : READ_SIZE) < 0)
+    if (!me.in.capacity)
+        wait_for_first();
+    got = me.in.capacity ? READ_SIZE : FIRST_SIZE;
+    if (mp__buffer_reserve(&me.in, size > got ? size : got) < 0)
         give_up();
     while (me.in.size < size) {
         if (!me.in.size)
@@ -449,6 +460,8 @@ static bool serve_one(void)
 
 /* ---- beginning ---- */
 
+_Thread_local const mp__seed *mp__pool_seed;
+
 static void stay(int sig)
 {
     (void)
@@ -493,37 +506,55 @@ static void after_fork(bool ours)
     me.ring = (mp__ring){ .shared = NULL };
 }
 
-static int begin(mp_call *call)
+static int receive_seed(mp_call *call, mp__seed *seed)
 {
-    struct sigaction calm = { .sa_handler = stay, .sa_flags = SA_RESTART };
     mp_connection *channel, *memory, *wake;
-    mp_bytes_view encoded;
-    msgpack_object arguments;
-    mp__function initializer;
     void *shared = NULL;
-    int index, fd, r;
+    int fd, r;
 
-    if (mp_unpack(call, &channel, &memory, &wake, &index, &encoded, &arguments) < 0)
-        return -1;
+    r = mp_unpack(
+        call, &channel, &memory, &wake, &seed->index, &seed->initializer, &seed->initargs);
+    if (r < 0)
+        return r;
     fd = mp__connection_detach(mp_connection_keep(memory));
-    r = mp__shm_map(fd, sizeof(mp__pool_shared), &shared);
+    r = mp__shm_map(fd, sizeof(*seed->shared), &shared);
     mp__fd_close(fd);
     if (r < 0)
         return r;
-    me.fd = mp__connection_detach(mp_connection_keep(channel));
-    me.wake = mp__connection_detach(mp_connection_keep(wake));
-    me.ring.shared = me.shared = shared;
-    me.index = index;
+    seed->shared = shared;
+    seed->fd = mp__connection_detach(mp_connection_keep(channel));
+    seed->wake = mp__connection_detach(mp_connection_keep(wake));
+    return 0;
+}
+
+static int begin(mp_call *call)
+{
+    struct sigaction calm = { .sa_handler = stay, .sa_flags = SA_RESTART };
+    mp__function initializer;
+    mp__seed seed;
+    int r = 0;
+
+    if (mp__pool_seed)
+        seed = *mp__pool_seed;
+    else
+        r = receive_seed(call, &seed);
+    if (r < 0)
+        return r;
+    mp__pool_seed = NULL; /* not for our children */
+    me.fd = seed.fd;
+    me.wake = seed.wake;
+    me.ring.shared = me.shared = seed.shared;
+    me.index = seed.index;
     me.call.answer = take_answer;
     me.last = mp_last_error();
     me.out_kind = MP__WIRE_NONE;
     mp__message_reset(&me.call.arguments); /* if we are a copy of a worker */
     mp__hooks_after_fork(after_fork);
     (void)sigaction(SIGINT, &calm, NULL);
-    if (encoded.data && encoded.size) {
-        r = mp__function_decode(encoded.data, encoded.size, &initializer);
+    if (seed.initializer.data && seed.initializer.size) {
+        r = mp__function_decode(seed.initializer.data, seed.initializer.size, &initializer);
         if (r == 0)
-            r = initialize(&initializer, arguments);
+            r = initialize(&initializer, seed.initargs);
     }
     return r;
 }

@@ -264,7 +264,7 @@ static void after_fork(bool ours)
         mp__popen_close(&s->popen);
     }
     servers = NULL; /* their memory stays: children of them may point there */
-    (void)pthread_mutex_init(&requests, NULL);
+    requests = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
 }
 
 static int launch(server *s)

@@ -32,15 +32,20 @@ static _Thread_local mp_process *being_started;
 
 /* ---- fork and the lists ---- */
 
-/* A copy of this process has no children, and holds nothing of theirs. */
+/*
+ * A copy of this process has no children, and holds nothing of theirs. Their objects
+ * are of no use here and not written to: that would cost a copy of each page.
+ */
 static void after_fork(bool ours)
 {
     (void)ours;
     mp__popen_close(&mp__parent.popen);
-    for (mp_process *p = mp__children; p; p = p->next) {
-        mp__popen_close(&p->popen);
+    for (const mp_process *p = mp__children; p; p = p->next) {
+        mp__fd_close(p->popen.descriptor);
+        mp__fd_close(p->popen.life);
+        mp__fd_close(p->popen.lifeline);
         if (p != being_started)
-            mp__parcel_close(&p->parcel);
+            mp__fd_close_all(p->parcel.fds, p->parcel.count);
     }
     mp__children = NULL;
     started_count = 0;
@@ -412,10 +417,12 @@ int mp_process_close(mp_process *p)
         return 0;
     if (p->role != MP__CHILD)
         return mp__fail(MP_ERUNNING, "process %s is running", p->name);
-    if (p->creator == mp__hooks_pid() && p->started && !has_ended(p))
-        return mp__fail(MP_ERUNNING, "process %s still runs; join it or end it first", p->name);
-    mp__popen_close(&p->popen);
-    drop_arguments(p);
+    if (p->creator == mp__hooks_pid()) {
+        if (p->started && !has_ended(p))
+            return mp__fail(MP_ERUNNING, "process %s still runs; join it or end it first", p->name);
+        mp__popen_close(&p->popen);
+        drop_arguments(p);
+    }
     p->closed = true;
     return 0;
 }

@@ -17,6 +17,9 @@ int mp__shm_open(size_t size);
 /* Maps them, readable and writable. 0 or a code. The descriptor is not needed any more. */
 int mp__shm_map(int fd, size_t size, void **memory);
 
+/* The same at once, for this process and the copies it makes. */
+int mp__shm_inherit(size_t size, void **memory);
+
 /* NULL is allowed. */
 void mp__shm_unmap(void *memory, size_t size);
 
