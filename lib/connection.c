@@ -503,6 +503,11 @@ static int receive(mp_connection *c, mp_message *message, uint64_t maxlength)
 
 /* ---- receiving ---- */
 
+int mp__connection_recv_raw(mp_connection *c, mp_message *message)
+{
+    return receive(c, message, UINT64_MAX);
+}
+
 int mp_connection_recv(mp_connection *c, mp_message *message)
 {
     int r;

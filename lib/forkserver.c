@@ -30,6 +30,7 @@
 #include "error_internal.h"
 #include "fd_internal.h"
 #include "log_internal.h"
+#include "orders_internal.h"
 #include "pid_internal.h"
 #include "socket_internal.h"
 
@@ -119,12 +120,12 @@ static void be_spare(mp__child *child)
     mp__fd_drop(&server.alive[1]);
     mp__clean_up(server.signals & ~MP__SIGNAL(SIGINT));
     if (!has_request())
-        mp__bootstrap_rehearse();
+        mp__orders_rehearse();
     if (mp__pid_has_descriptors())
         server.self = mp__pid_open(getpid());
     wait_for_request();
     atomic_store(server.progress, READING);
-    r = mp__bootstrap_receive(server.channel, child, &orders);
+    r = mp__orders_receive(server.channel, child, &orders);
     if (!child->told)
         _exit(r == MP_EEOF ? 0 : 1);
     atomic_store(server.progress, TAKEN);
@@ -224,7 +225,7 @@ static void refuse(void)
     mp__child nobody = { .report = -1 };
     mp__server_orders orders;
 
-    (void)mp__bootstrap_receive(server.channel, &nobody, &orders);
+    (void)mp__orders_receive(server.channel, &nobody, &orders);
     if (!nobody.told || answer(fork_error) < 0)
         _exit(1);
     mp_message_clear(&nobody.request);

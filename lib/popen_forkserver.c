@@ -26,6 +26,7 @@
 #include "forkserver_internal.h"
 #include "function_internal.h"
 #include "hooks_internal.h"
+#include "orders_internal.h"
 #include "pid_internal.h"
 #include "socket_internal.h"
 
@@ -279,7 +280,7 @@ static int launch(server *s)
         r = mp__popen_watch(pid, &life, &s->popen);
     if (r == 0) {
         (void)fcntl(statuses[0], F_SETFL, O_NONBLOCK);
-        r = mp__bootstrap_send_server(s->channel, preload_hook, (int)preload_on_error, statuses[1]);
+        r = mp__orders_send_server(s->channel, preload_hook, (int)preload_on_error, statuses[1]);
         if (r < 0)
             mp__popen_destroy(&s->popen);
     }
@@ -414,7 +415,7 @@ static int request(
     char *directory = getcwd(NULL, 0);
     bool moved = directory && (!s->directory || strcmp(directory, s->directory) != 0);
     int self = mp__pid_has_descriptors() ? mp__pid_open(getpid()) : -1;
-    int r = mp__bootstrap_send(
+    int r = mp__orders_send(
         s->channel, job, moved ? directory : NULL, lines->lifeline[0], lines->life[1], self);
 
     mp__fd_close(self);
