@@ -116,15 +116,22 @@ static size_t inline_max(void)
     return small ? me.task.out_size : MP__INLINE_MAX;
 }
 
-static void answer(
+/* One that does not fit into the ring, which gets a marker for it. */
+static void answer_outside(
     enum mp__wire_kind kind, uint64_t item, const void *data, size_t size, const mp__parcel *parcel)
 {
     mp__frame frame = { .kind = (uint8_t)kind, .size = size, .item = item };
 
+    frame.fds = parcel ? (uint16_t)parcel->count : 0;
+    mp__ring_put(&me.ring, MP__WIRE_EXTERNAL, item, NULL, 0);
+    send_frame(&frame, data, parcel);
+}
+
+static void answer(
+    enum mp__wire_kind kind, uint64_t item, const void *data, size_t size, const mp__parcel *parcel)
+{
     if (size > inline_max() || (parcel && parcel->count)) {
-        frame.fds = parcel ? (uint16_t)parcel->count : 0;
-        mp__ring_put(&me.ring, MP__WIRE_EXTERNAL, item, NULL, 0);
-        send_frame(&frame, data, parcel);
+        answer_outside(kind, item, data, size, parcel);
     } else if (kind == MP__WIRE_RAW) {
         mp__ring_put_raw(&me.ring, item, me.task.item + me.task.count, data, size);
     } else {
@@ -161,7 +168,7 @@ static void explain(const mp_call *call, int code, int encoding_error, mp__wire_
 
 static int take_raw(msgpack_object value)
 {
-    int r = mp__buffer_reserve(&me.out, me.task.out_size);
+    int r = me.out.capacity < me.task.out_size ? mp__buffer_reserve(&me.out, me.task.out_size) : 0;
 
     if (r == 0)
         r = mp__store((enum mp__slot_type)me.task.out_type, me.task.out_size, &value, me.out.data);
