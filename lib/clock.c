@@ -38,3 +38,15 @@ const struct timespec *mp__clock_left(int64_t deadline, struct timespec *left)
     left->tv_nsec = (long)(ns % SECOND);
     return left;
 }
+
+int64_t mp__clock_slice(int64_t deadline)
+{
+    int64_t end = mp__clock_now() + MP__SLICE;
+
+    return end < deadline ? end : deadline;
+}
+
+bool mp__clock_over(int64_t deadline)
+{
+    return deadline != MP__NEVER && mp__clock_now() >= deadline;
+}

@@ -122,6 +122,16 @@ static bool interrupted(void)
     return read(interrupt_pipe[0], &byte, 1) == 1;
 }
 
+static int interrupt_error(void)
+{
+    return mp__fail(MP_EINTR, "a signal handler called mp_interrupt");
+}
+
+int mp__fd_check_interrupt(void)
+{
+    return mp__fd_interruptible() && interrupted() ? interrupt_error() : 0;
+}
+
 int mp__fd_poll(struct pollfd *fds, size_t count, int64_t deadline)
 {
     struct timespec left;
@@ -138,7 +148,7 @@ int mp__fd_poll(struct pollfd *fds, size_t count, int64_t deadline)
         if (!watch || !fds[count].revents)
             return n;
         if (n == 1 && interrupted())
-            return mp__fail(MP_EINTR, "a signal handler called mp_interrupt");
+            return interrupt_error();
         if (n > 1)
             return n - 1; /* what is ready comes first; the interrupt stays pending */
     }

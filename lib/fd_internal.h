@@ -42,6 +42,12 @@ int mp__fd_wait(int fd, short events, int64_t deadline);
 /* Whether mp_interrupt was allowed: then poll before a call that may block. */
 bool mp__fd_interruptible(void);
 
+/*
+ * For waits that cannot poll: takes an interrupt if one is pending. 0 or MP_EINTR.
+ * Such a wait goes on in slices and looks here before each.
+ */
+int mp__fd_check_interrupt(void);
+
 /* Reads once, at least one byte unless it is the end: how many, 0 at the end, or a code. */
 ssize_t mp__fd_read(int fd, void *data, size_t size);
 

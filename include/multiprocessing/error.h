@@ -72,7 +72,9 @@ extern "C" {
     X(MP_ETERMINATED, -5026, "the pool was terminated", "CancelledError")                 \
     X(MP_EBROKEN, -5027, "the workers of the pool do not begin", "BrokenProcessPool")     \
     X(MP_EDEADLOCK, -5028, "waiting for this here would never end", "RuntimeError")       \
-    X(MP_EALREADY, -5029, "it is too late for that", "InvalidStateError")
+    X(MP_EALREADY, -5029, "it is too late for that", "InvalidStateError")                 \
+    X(MP_EOWNERDEAD, -EOWNERDEAD, "its last holder died holding it; it is yours now",     \
+        "RuntimeError")
 
 enum mp_error_code {
 #define MP__ERROR_CODE(name, code, text, python) name = (code),

@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * futex.c - the part of waiting for a word that all systems share: deadlines and
+ * mp_interrupt. How to sleep is the twins' business.
+ */
+#include "futex_internal.h"
+
+#include "clock_internal.h"
+#include "error_internal.h"
+#include "fd_internal.h"
+
+int mp__futex_wait(atomic_uint *word, unsigned expected, int64_t deadline)
+{
+    int r = 0;
+
+    if (atomic_load(word) != expected)
+        return 0;
+    if (deadline == 0)
+        return MP_ETIMEDOUT;
+    if (!mp__fd_interruptible()) {
+        mp__futex_sleep(word, expected, deadline);
+        return atomic_load(word) == expected && mp__clock_over(deadline) ? MP_ETIMEDOUT : 0;
+    }
+    /* The handler may run between the look and the sleep, or in another thread: in slices. */
+    r = mp__fd_check_interrupt();
+    if (r == 0)
+        mp__futex_sleep(word, expected, mp__clock_slice(deadline));
+    if (r == 0 && atomic_load(word) == expected && mp__clock_over(deadline))
+        r = MP_ETIMEDOUT;
+    return r;
+}

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * futex_internal.h - sleeping until a word of shared memory changes. Nobody owns
+ * anything here, so a process that dies while it sleeps leaves nothing behind.
+ */
+#ifndef MP__FUTEX_INTERNAL_H
+#define MP__FUTEX_INTERNAL_H
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+/*
+ * Sleeps while *word is expected, until somebody wakes it. Like every futex it
+ * may return without a reason: look at the word and call again.
+ *
+ * Returns 0, MP_ETIMEDOUT after the deadline (not recorded: the caller knows what
+ * it waited for), or MP_EINTR after mp_interrupt(). A deadline of 0 only looks.
+ */
+int mp__futex_wait(atomic_uint *word, unsigned expected, int64_t deadline);
+
+/* Wakes at most count of those that sleep on the word, of any process. Change the word first. */
+void mp__futex_wake(atomic_uint *word, int count);
+
+/* The twins': one sleep until the absolute deadline, which may end early and says nothing. */
+void mp__futex_sleep(atomic_uint *word, unsigned expected, int64_t deadline);
+
+#endif

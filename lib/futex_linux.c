@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * futex_linux.c - sleeping on a word by futex(2).
+ */
+#include "futex_internal.h"
+
+#include <linux/futex.h>
+#include <stddef.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "clock_internal.h"
+
+#define SECOND INT64_C(1000000000)
+
+_Static_assert(sizeof(atomic_uint) == 4, "a futex is a word of 32 bits");
+
+void mp__futex_sleep(atomic_uint *word, unsigned expected, int64_t deadline)
+{
+    struct timespec end = { (time_t)(deadline / SECOND), (long)(deadline % SECOND) };
+
+    /* With a bit set the time is absolute, on the monotonic clock. Whatever ends it: look again. */
+    (void)syscall(SYS_futex, word, FUTEX_WAIT_BITSET, expected, deadline == MP__NEVER ? NULL : &end,
+        NULL, FUTEX_BITSET_MATCH_ANY);
+}
+
+void mp__futex_wake(atomic_uint *word, int count)
+{
+    (void)syscall(
+        SYS_futex, word, FUTEX_WAKE, count, NULL, NULL, 0); /* cannot fail on our memory */
+}

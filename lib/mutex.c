@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * mutex.c - robust mutexes in shared memory: their attributes, answers, deadlines
+ * and mp_interrupt. How to wait on the monotonic clock is the twins' business.
+ */
+#include "mutex_internal.h"
+
+#include <errno.h>
+
+#include "clock_internal.h"
+#include "error_internal.h"
+#include "fd_internal.h"
+
+int mp__mutex_init(mp__mutex *mutex)
+{
+    pthread_mutexattr_t attributes;
+    int e = pthread_mutexattr_init(&attributes);
+
+    if (e)
+        return mp__fail(-e, "cannot make a mutex: %s", mp_strerror(-e));
+    e = pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED);
+    if (e == 0)
+        e = pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST);
+    if (e == 0)
+        e = pthread_mutex_init(&mutex->mutex, &attributes);
+    (void)pthread_mutexattr_destroy(&attributes);
+    return e ? mp__fail(-e, "cannot make a mutex for shared memory: %s", mp_strerror(-e)) : 0;
+}
+
+/* The code for what a pthread function said. */
+static int answer(mp__mutex *mutex, int e)
+{
+    if (e == 0)
+        return 0;
+    if (e == EOWNERDEAD) {
+        /* At once: who dies over the repair is a holder that died, too. */
+        (void)pthread_mutex_consistent(&mutex->mutex);
+        return MP_EOWNERDEAD;
+    }
+    if (e == EBUSY || e == ETIMEDOUT)
+        return MP_ETIMEDOUT;
+    return mp__fail(MP_EPROTOCOL, "a mutex in shared memory was overwritten: %s", mp_strerror(-e));
+}
+
+/* In slices, between which it looks for interrupts: signals do not end pthread_mutex_lock. */
+static int lock_interruptibly(mp__mutex *mutex, int64_t deadline)
+{
+    int r;
+
+    do {
+        r = mp__fd_check_interrupt();
+        if (r == 0)
+            r = answer(mutex, mp__mutex_timedlock(&mutex->mutex, mp__clock_slice(deadline)));
+    } while (r == MP_ETIMEDOUT && !mp__clock_over(deadline));
+    return r;
+}
+
+int mp__mutex_lock(mp__mutex *mutex, int64_t deadline)
+{
+    int e;
+
+    if (deadline == MP__NEVER && !mp__fd_interruptible())
+        return answer(mutex, pthread_mutex_lock(&mutex->mutex));
+    e = pthread_mutex_trylock(&mutex->mutex);
+    if (e != EBUSY || deadline == 0)
+        return answer(mutex, e);
+    if (mp__fd_interruptible())
+        return lock_interruptibly(mutex, deadline);
+    return answer(mutex, mp__mutex_timedlock(&mutex->mutex, deadline));
+}
+
+int mp__mutex_enter(mp__mutex *mutex)
+{
+    return answer(mutex, pthread_mutex_lock(&mutex->mutex));
+}
+
+int mp__mutex_unlock(mp__mutex *mutex)
+{
+    return pthread_mutex_unlock(&mutex->mutex) ? MP_EPERM : 0;
+}
