@@ -143,7 +143,9 @@ int mp__orders_send_server(mp_connection *channel, int (*hook)(void), int on_err
     const char *module;
     int r = describe(&h, (void (*)(void))hook, &module);
 
-    return r < 0 ? r : send_parts(channel, &h, (mp_bytes_view[PARTS]){ [MODULE] = text(module) }, &parcel);
+    return r < 0 ? r
+                 : send_parts(
+                       channel, &h, (mp_bytes_view[PARTS]){ [MODULE] = text(module) }, &parcel);
 }
 
 /* ---- being told ---- */
@@ -256,8 +258,8 @@ static int receive_child(
         return r;
     child->told = true;
     child->identity = (mp__identity){ parts[NAME].data, parts[PARENT_NAME].data, parts[PATH].data,
-        parts[PATH].size / sizeof(uint32_t), parts[AUTHKEY].data, parts[AUTHKEY].size,
-        h->daemon, h->depth, (enum mp__method)h->method, (pid_t)h->parent };
+        parts[PATH].size / sizeof(uint32_t), parts[AUTHKEY].data, parts[AUTHKEY].size, h->daemon,
+        h->depth, (enum mp__method)h->method, (pid_t)h->parent };
     mp__log_set_name(child->identity.name);
     mp_log_to_stderr(h->level);
     r = find(h, parts[MODULE].data, &target);

@@ -370,7 +370,7 @@ static int next_answer(server *s, mp__answer *answer, mp__parcel *parcel)
         mp__parcel_close(parcel);
         r = mp__connection_recv_exactly(s->channel, answer, sizeof(*answer), parcel);
         interrupted |= r == MP_EINTR;
-    } while (r == MP_EINTR || (r == 0 && answer->serial == s->serial));
+    } while (r == MP_EINTR || (r == 0 && answer->serial <= s->serial));
     if (r == 0)
         s->serial = answer->serial;
     if (interrupted) /* for a call that can be left: this one would leave the answer behind */
