@@ -66,11 +66,11 @@ deps:
 
 $(OBJECTS): $(B)/lib/%.o: lib/%.c Makefile | $(BEFORE)
 	@mkdir -p $(@D)
-	$(COMPILE) -fvisibility=hidden -Ilib $(MSGPACK_CFLAGS) -c $< -o $@
+	$(COMPILE) -fvisibility=hidden -fno-plt -Ilib $(MSGPACK_CFLAGS) -c $< -o $@
 
 $(SHARED): $(B)/shared/%.o: lib/%.c Makefile | $(BEFORE)
 	@mkdir -p $(@D)
-	$(COMPILE) -fvisibility=hidden -fPIC -Ilib $(MSGPACK_CFLAGS) -c $< -o $@
+	$(COMPILE) -fvisibility=hidden -fno-plt -fPIC -Ilib $(MSGPACK_CFLAGS) -c $< -o $@
 
 $(STATIC_LIB): $(OBJECTS)
 	@rm -f $@

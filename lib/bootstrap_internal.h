@@ -107,28 +107,6 @@ int mp__bootstrap_launch(mp_connection **channel, pid_t *pid);
 /* The connection to the parent in the new process. Once; exits when there is none. */
 mp_connection *mp__bootstrap_channel(void);
 
-/* Tells a child all it needs. directory: where it shall work, NULL for where it is. */
-int mp__bootstrap_send(mp_connection *channel, const mp__job *job, const char *directory,
-    int lifeline, int life, int parent_fd);
-
-/* Tells a new process that it is a fork server: its preload hook, what to do when that fails. */
-int mp__bootstrap_send_server(mp_connection *channel, int (*hook)(void), int on_error, int report);
-
-/* What a new process is told to be. */
-typedef struct mp__server_orders {
-    bool server; /* or a child */
-    int (*hook)(void);
-    int on_error;
-    int report;
-    bool on_demand; /* no child is forked ahead */
-} mp__server_orders;
-
-/* Receives it; fills in either. 0, or a code. */
-int mp__bootstrap_receive(mp_connection *channel, mp__child *child, mp__server_orders *orders);
-
-/* Default signal dispositions, nothing blocked, /dev/null as stdin. */
-void mp__bootstrap_clean(void);
-
 /* Writes out buffered output that a child must not write again. */
 void mp__bootstrap_flush(void);
 

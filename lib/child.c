@@ -17,6 +17,7 @@
 #include "forkserver_internal.h"
 #include "hooks_internal.h"
 #include "log_internal.h"
+#include "orders_internal.h"
 #include "pid_internal.h"
 #include "exit_internal.h"
 #include "process_internal.h"
@@ -89,7 +90,7 @@ static _Noreturn void serve(void)
     static mp__child child = { .lifeline = -1, .life = -1, .parent_fd = -1, .report = -1 };
     mp__server_orders orders = { .report = -1 };
     mp_connection *channel = mp__bootstrap_channel();
-    int r = mp__bootstrap_receive(channel, &child, &orders);
+    int r = mp__orders_receive(channel, &child, &orders);
 
     if (r == MP_EEOF) /* the parent went before it could tell: nobody waits for us */
         _exit(1);

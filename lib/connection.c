@@ -34,8 +34,8 @@ struct mp_connection {
     mp__handle handle; /* first: it can travel */
     atomic_int fd;     /* -1: closed */
     bool readable, writable, is_socket;
-    bool is_local; /* a Unix socket: handles can be sent */
-    bool lost;     /* closed because this process is a child it was not passed to */
+    bool is_local;       /* a Unix socket: handles can be sent */
+    unsigned generation; /* another than that of this process: it was not passed to this child */
 
     pthread_mutex_t reading; /* guards what follows; who only polls looks at the atomic ones */
     atomic_bool has_length;  /* the length of the next message was read */
@@ -52,24 +52,35 @@ struct mp_connection {
 };
 
 static mp_connection *all;
+static unsigned generation; /* how many children of ours there are from the root down to here */
 
 /* ---- life ---- */
 
-/* In a child of ours, connections that were not passed are closed: siblings wait for that. */
+/*
+ * In a child of ours, connections that were not passed are closed: siblings wait for
+ * that. They are not written to: that would cost a copy of each page.
+ */
 static void after_fork(bool ours)
 {
-    for (mp_connection *c = all; ours && c; c = c->next) {
-        mp__fd_close(atomic_exchange(&c->fd, -1));
-        mp__parcel_close(&c->parcel);
-        c->lost = true;
+    if (!ours)
+        return;
+    for (const mp_connection *c = all; c; c = c->next) {
+        mp__fd_close(atomic_load_explicit(&c->fd, memory_order_relaxed));
+        mp__fd_close_all(c->parcel.fds, c->parcel.count);
     }
-    if (ours)
-        all = NULL;
+    all = NULL;
+    generation++;
+}
+
+static bool is_lost(const mp_connection *c)
+{
+    return c->generation != generation;
 }
 
 static void enlist(mp_connection *c)
 {
     mp__lock();
+    c->generation = generation;
     c->next = all;
     if (all)
         all->previous = c;
@@ -154,7 +165,7 @@ mp_connection *mp_connection_new(int *fd)
 
 void mp_connection_close(mp_connection *c)
 {
-    if (!c)
+    if (!c || is_lost(c))
         return;
     mp__fd_close(atomic_exchange(&c->fd, -1));
     mp__parcel_close(&c->parcel);
@@ -167,7 +178,8 @@ void mp_connection_free(mp_connection *c)
     mp_connection_close(c);
     if (c->handle.lender)
         return; /* the message frees it */
-    delist(c);
+    if (!is_lost(c))
+        delist(c);
     mp__buffer_done(&c->packed);
     (void)pthread_mutex_destroy(&c->reading);
     (void)pthread_mutex_destroy(&c->writing);
@@ -176,7 +188,7 @@ void mp_connection_free(mp_connection *c)
 
 int mp__connection_detach(mp_connection *c)
 {
-    int fd = atomic_exchange(&c->fd, -1);
+    int fd = is_lost(c) ? -1 : atomic_exchange(&c->fd, -1);
 
     mp_connection_free(c);
     return fd;
@@ -218,14 +230,14 @@ int mp_pipe_create(const mp_pipe_options *options)
 
 static int closed_error(const mp_connection *c)
 {
-    return mp__fail(MP_ECLOSED, c->lost ? "this connection is closed in a child process that it "
-                                          "was not passed to; pass it in the child's arguments"
-                                        : "this connection is closed");
+    return mp__fail(MP_ECLOSED, is_lost(c) ? "this connection is closed in a child process that it "
+                                             "was not passed to; pass it in the child's arguments"
+                                           : "this connection is closed");
 }
 
 int mp_connection_fileno(const mp_connection *c)
 {
-    int fd = c ? atomic_load_explicit(&c->fd, memory_order_relaxed) : -1;
+    int fd = c && !is_lost(c) ? atomic_load_explicit(&c->fd, memory_order_relaxed) : -1;
 
     if (!c)
         return mp__fail(MP_EINVAL, "no connection: NULL");
@@ -234,7 +246,7 @@ int mp_connection_fileno(const mp_connection *c)
 
 bool mp_connection_closed(const mp_connection *c)
 {
-    return atomic_load(&c->fd) < 0;
+    return is_lost(c) || atomic_load(&c->fd) < 0;
 }
 
 bool mp_connection_readable(const mp_connection *c)
@@ -490,6 +502,11 @@ static int receive(mp_connection *c, mp_message *message, uint64_t maxlength)
 }
 
 /* ---- receiving ---- */
+
+int mp__connection_recv_raw(mp_connection *c, mp_message *message)
+{
+    return receive(c, message, UINT64_MAX);
+}
 
 int mp_connection_recv(mp_connection *c, mp_message *message)
 {

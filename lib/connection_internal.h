@@ -12,6 +12,9 @@
 /* A connection over an end of mp__socket_pair. Takes *fd on success. */
 int mp__connection_adopt_socket(int *fd, mp_connection **connection);
 
+/* Receives one message as bytes, which are message->own's, and its descriptors. */
+int mp__connection_recv_raw(mp_connection *connection, mp_message *message);
+
 /* Sends a packed value and its descriptors as one message. */
 int mp__connection_send_packed(
     mp_connection *connection, const void *data, size_t size, const mp__parcel *parcel);

@@ -43,11 +43,14 @@ static void signal_daemons(int sig)
 /* Daemons end within the grace, or are killed: no exit hangs on them. */
 static void end_daemons(void)
 {
-    int64_t deadline = mp__clock_deadline(GRACE);
-    mp_process *p;
+    mp_process *p = find_running(true);
+    int64_t deadline;
 
+    if (!p)
+        return;
+    deadline = mp__clock_deadline(GRACE);
     signal_daemons(SIGTERM);
-    while ((p = find_running(true))) {
+    for (; p; p = find_running(true)) {
         if (mp__popen_wait(&p->popen, deadline) != MP_ETIMEDOUT)
             continue;
         mp_log(MP_LOG_INFO, "%s does not end on SIGTERM and is killed", p->name);

@@ -41,6 +41,8 @@ void mp__fd_drop(int *fd)
 {
     int old = *fd;
 
+    if (old < 0)
+        return; /* not even a page of a forked child is written */
     *fd = -1;
     mp__fd_close(old);
 }

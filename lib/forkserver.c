@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT
  *
- * forkserver.c - the server: a small single-threaded process that keeps one
- * child forked ahead, the spare. The spare itself reads the next request,
+ * forkserver.c - the server: a small single-threaded process that keeps two
+ * children forked ahead, the spares. One of them reads the next request itself,
  * answers it, tells the server that it is taken and becomes the child; so
- * nothing but the request stands between start and the child's first line. A
- * nursery, which is a server made by fork, forks its spare only on demand.
+ * nothing but the request stands between start and the child's first line, and
+ * the next start does not wait for the fork that fills the gap. A nursery, which
+ * is a server made by fork, forks one spare, and only on demand.
  *
  * The server forks spares, reaps, and writes exit codes into the status pipe.
  * It ends when its owner's end of the channel closes.
@@ -19,21 +20,36 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <multiprocessing/context.h>
 #include <multiprocessing/log.h>
 
+#include "clean_internal.h"
 #include "error_internal.h"
 #include "fd_internal.h"
 #include "log_internal.h"
+#include "mutex_internal.h"
+#include "orders_internal.h"
 #include "pid_internal.h"
+#include "shm_internal.h"
 #include "socket_internal.h"
 
-/* How far a spare is, in memory it shares with the server: what its death means depends on it. */
+#define SPARES 2
+
+/* How far a spare is: what its death means depends on it. */
 enum progress { IDLE, READING, TAKEN };
+
+/* What the server and its spares share. */
+struct shared {
+    mp__mutex turn;          /* whose turn it is to read the next request */
+    _Atomic uint64_t serial; /* of the last request; changed by whose turn it is */
+    struct {
+        _Atomic uint64_t serial; /* of the request it took */
+        atomic_int progress;
+    } spares[SPARES];
+};
 
 struct child_entry {
     pid_t pid;
@@ -43,19 +59,27 @@ struct child_entry {
 static struct server {
     mp_connection *channel; /* to the owner; the spare reads it */
     int report;             /* the status pipe, non-blocking */
-    int taken[2];           /* a byte for each spare that was taken */
+    int taken[2];           /* for each spare that was taken: its place, a byte */
     int alive[2];           /* ends when the server ends; the spare watches it */
-    pid_t spare;
-    uint64_t serial;      /* of the spare */
-    atomic_int *progress; /* of the spare */
+    pid_t spares[SPARES];   /* 0: there is none */
+    struct shared *shared;
     struct child_entry *children;
     size_t count, capacity;
+    int self;          /* descriptor of the spare itself; -1 in the server */
+    uint64_t signals;  /* what a spare has to reset */
     bool on_demand;    /* a spare is forked when a request has come, not before */
     bool wanted;       /* one has */
     mp__buffer unsent; /* statuses the pipe had no room for */
 } server;
 
 /* ---- the spare ---- */
+
+static bool has_request(void)
+{
+    struct pollfd one = { .fd = mp_connection_fileno(server.channel), .events = POLLIN };
+
+    return poll(&one, 1, 0) > 0;
+}
 
 /* Waits for a request; without a server there is no reason to, and nobody who would reap. */
 static void wait_for_request(void)
@@ -70,34 +94,58 @@ static void wait_for_request(void)
 }
 
 /*
- * Tells the owner who took the request, or a negative code: nobody. A second
- * answer of the same serial is ignored there.
+ * Tells the owner who took the request of that serial, or a negative code: nobody.
+ * A second answer to it is ignored there.
  */
-static int answer(long pid)
+static int answer(uint64_t serial, long pid)
 {
-    mp__answer words = { pid, server.serial };
+    mp__answer words = { pid, serial };
     mp__parcel parcel = { .count = 0 };
-    int self = pid == getpid() && mp__pid_has_descriptors() ? mp__pid_open((pid_t)pid) : -1;
-    int r;
 
-    if (self >= 0)
-        parcel.fds[parcel.count++] = self;
-    r = mp__connection_send_packed(server.channel, &words, sizeof(words), &parcel);
-    mp__fd_close(self);
-    return r;
+    if (server.self >= 0)
+        parcel.fds[parcel.count++] = server.self;
+    return mp__connection_send_packed(server.channel, &words, sizeof(words), &parcel);
 }
 
 static void leave_server(mp__child *child)
 {
     child->report = server.report;
-    child->serial = server.serial;
     mp_connection_free(server.channel);
     mp__fd_close_all(server.taken, 2);
     mp__fd_close(server.alive[0]);
-    (void)munmap(server.progress, sizeof(*server.progress));
+    mp__fd_close(server.self);
     free(server.children);
     mp__buffer_done(&server.unsent);
     memset(&server, 0, sizeof(server));
+}
+
+/* Waits until no other spare is before this one. */
+static void wait_for_turn(void)
+{
+    int r = mp__mutex_enter(&server.shared->turn);
+
+    if (r < 0 && r != MP_EOWNERDEAD)
+        _exit(1);
+    for (int i = 0; i < SPARES && r < 0; i++)
+        if (atomic_load(&server.shared->spares[i].progress) == READING)
+            _exit(1); /* the rest of its request is no request */
+}
+
+/* The turn goes to the next one when the request is read. */
+static int read_request(uint8_t place, mp__child *child)
+{
+    mp__server_orders orders;
+    int r;
+
+    child->serial = atomic_fetch_add(&server.shared->serial, 1) + 1;
+    atomic_store(&server.shared->spares[place].serial, child->serial);
+    atomic_store(&server.shared->spares[place].progress, READING);
+    r = mp__orders_receive(server.channel, child, &orders);
+    if (!child->told)
+        _exit(r == MP_EEOF ? 0 : 1);
+    atomic_store(&server.shared->spares[place].progress, TAKEN);
+    (void)mp__mutex_unlock(&server.shared->turn);
+    return r;
 }
 
 /*
@@ -105,22 +153,23 @@ static void leave_server(mp__child *child)
  * channel in the middle of a message: the server hears of it by the exit code
  * and gives up.
  */
-static void be_spare(mp__child *child)
+static void be_spare(uint8_t place, mp__child *child)
 {
-    mp__server_orders orders;
     int r;
 
     mp__fd_drop(&server.alive[1]);
+    mp__clean_up(server.signals & ~MP__SIGNAL(SIGINT));
+    if (!has_request())
+        mp__orders_rehearse();
+    if (mp__pid_has_descriptors())
+        server.self = mp__pid_open(getpid());
+    wait_for_turn();
     wait_for_request();
-    atomic_store(server.progress, READING);
-    r = mp__bootstrap_receive(server.channel, child, &orders);
-    if (!child->told)
-        _exit(r == MP_EEOF ? 0 : 1);
-    atomic_store(server.progress, TAKEN);
-    if (answer((long)getpid()) < 0 || write(server.taken[1], "", 1) != 1)
+    r = read_request(place, child);
+    if (answer(child->serial, (long)getpid()) < 0 || write(server.taken[1], &place, 1) != 1)
         _exit(1);
     leave_server(child);
-    mp__bootstrap_clean();
+    mp__clean_signals(MP__SIGNAL(SIGINT)); /* from now on it is meant for us, too */
     if (r < 0) {
         mp__log_last_words("cannot begin: %s", mp_last_error()->text);
         mp__forkserver_report(child, 1);
@@ -190,20 +239,38 @@ static void put_status(uint64_t serial, int status)
 
 static int fork_error;
 
-/* Forks the next spare. True in the child that a spare became. */
-static bool fork_spare(mp__child *child)
+/* Forks a spare for that place. True in the child that a spare became. */
+static bool fork_spare(uint8_t place, mp__child *child)
 {
-    server.serial++;
-    atomic_store(server.progress, IDLE);
-    server.spare = fork();
-    fork_error = 0;
-    if (server.spare < 0) { /* tried again at the next event or in a moment */
-        fork_error = -errno;
-        server.spare = 0;
-    } else if (server.spare == 0) {
-        be_spare(child);
+    pid_t pid;
+
+    atomic_store(&server.shared->spares[place].progress, IDLE);
+    pid = fork();
+    if (pid == 0) {
+        be_spare(place, child);
         return true;
     }
+    fork_error = pid < 0 ? -errno : 0; /* tried again at the next event or in a moment */
+    server.spares[place] = pid > 0 ? pid : 0;
+    return false;
+}
+
+static bool has_spare(void)
+{
+    for (int i = 0; i < SPARES; i++)
+        if (server.spares[i])
+            return true;
+    return false;
+}
+
+/* As many as there shall be. True in the child that a spare became. */
+static bool fork_spares(mp__child *child)
+{
+    int wanted = server.on_demand ? server.wanted : SPARES;
+
+    for (uint8_t i = 0; i < wanted; i++)
+        if (!server.spares[i] && fork_spare(i, child))
+            return true;
     return false;
 }
 
@@ -213,8 +280,8 @@ static void refuse(void)
     mp__child nobody = { .report = -1 };
     mp__server_orders orders;
 
-    (void)mp__bootstrap_receive(server.channel, &nobody, &orders);
-    if (!nobody.told || answer(fork_error) < 0)
+    (void)mp__orders_receive(server.channel, &nobody, &orders);
+    if (!nobody.told || answer(atomic_fetch_add(&server.shared->serial, 1) + 1, fork_error) < 0)
         _exit(1);
     mp_message_clear(&nobody.request);
     mp_message_clear(&nobody.call.arguments);
@@ -225,29 +292,35 @@ static void refuse(void)
     fork_error = 0;
 }
 
+/* The spare is a child from now on, and its place free. */
+static void graduate(int place)
+{
+    if (remember(server.spares[place], atomic_load(&server.shared->spares[place].serial)) < 0)
+        mp__bootstrap_fail();
+    server.spares[place] = 0;
+}
+
 static void note_taken(void)
 {
-    char byte;
+    uint8_t place;
 
-    if (!server.spare || read(server.taken[0], &byte, 1) != 1)
-        return;
-    if (remember(server.spare, server.serial) < 0)
-        mp__bootstrap_fail();
-    server.spare = 0;
+    while (read(server.taken[0], &place, 1) == 1)
+        if (place < SPARES && server.spares[place])
+            graduate(place);
 }
 
 /* A spare died before it said that it was taken. */
-static void lose_spare(void)
+static void lose_spare(int place)
 {
-    switch (atomic_load(server.progress)) {
+    pid_t pid = server.spares[place];
+
+    switch (atomic_load(&server.shared->spares[place].progress)) {
     case IDLE:
-        server.spare = 0;
+        server.spares[place] = 0;
         break;
     case TAKEN: /* killed in between: its owner may know of it, or not */
-        (void)answer((long)server.spare);
-        if (remember(server.spare, server.serial) < 0)
-            mp__bootstrap_fail();
-        server.spare = 0;
+        (void)answer(atomic_load(&server.shared->spares[place].serial), (long)pid);
+        graduate(place);
         break;
     default:
         _exit(1); /* it took half a request with it: the channel is no use any more */
@@ -263,8 +336,9 @@ static void reap(void)
         uint64_t serial;
 
         note_taken();
-        if (pid == server.spare)
-            lose_spare();
+        for (int i = 0; i < SPARES; i++)
+            if (pid == server.spares[i])
+                lose_spare(i);
         serial = forget(pid);
         if (serial)
             put_status(serial, status);
@@ -293,12 +367,12 @@ static void prepare_signals(void)
 static void wait_for_events(void)
 {
     struct pollfd fds[3] = {
-        { .fd = mp_connection_fileno(server.channel), .events = server.spare ? 0 : POLLIN },
+        { .fd = mp_connection_fileno(server.channel), .events = has_spare() ? 0 : POLLIN },
         { .fd = server.taken[0], .events = POLLIN },
         { .fd = server.unsent.size ? server.report : -1, .events = POLLOUT },
     };
     struct timespec moment = { 0, 20000000 }; /* until a fork that failed is tried again */
-    bool waits = server.spare || server.on_demand;
+    bool waits = !fork_error || server.on_demand;
     sigset_t none;
 
     sigemptyset(&none);
@@ -329,29 +403,31 @@ static void preload(const mp__server_orders *orders)
 
 static void open_server(mp_connection *channel, const mp__server_orders *orders)
 {
+    void *shared = NULL;
+
     server.channel = channel;
+    server.self = -1;
     server.on_demand = orders->on_demand;
     server.report = orders->report;
     mp__log_set_name("ForkServer");
-    server.progress = mmap(
-        NULL, sizeof(*server.progress), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (server.progress == MAP_FAILED) {
-        (void)mp__fail_errno("mmap");
+    if (mp__shm_inherit(sizeof(*server.shared), &shared) < 0)
         mp__bootstrap_fail();
-    }
-    if (mp__socket_pipe(server.taken) < 0 || mp__socket_pipe(server.alive) < 0)
+    server.shared = shared;
+    if (mp__mutex_init(&server.shared->turn) < 0 || mp__socket_pipe(server.taken) < 0 ||
+        mp__socket_pipe(server.alive) < 0)
         mp__bootstrap_fail();
     (void)fcntl(server.taken[0], F_SETFL, O_NONBLOCK);
     (void)fcntl(server.report, F_SETFL, O_NONBLOCK);
     preload(orders);
     prepare_signals();
+    server.signals = mp__clean_prepare();
 }
 
 void mp__forkserver_serve(mp_connection *channel, const mp__server_orders *orders, mp__child *child)
 {
     open_server(channel, orders);
     for (;;) {
-        if (!server.spare && (server.wanted || !server.on_demand) && fork_spare(child))
+        if (fork_spares(child))
             return;
         wait_for_events();
         reap();

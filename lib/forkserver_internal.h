@@ -5,7 +5,7 @@
 #ifndef MP__FORKSERVER_INTERNAL_H
 #define MP__FORKSERVER_INTERNAL_H
 
-#include "bootstrap_internal.h"
+#include "orders_internal.h"
 
 /* How a child ended, as the server (or the child itself) writes it into the status pipe. */
 typedef struct mp__status {

@@ -9,7 +9,6 @@
 #include <dlfcn.h>
 #include <link.h>
 #include <stdbool.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "error_internal.h"
@@ -110,9 +109,10 @@ static void identify(const module *m, mp__function *out)
 }
 
 typedef struct {
-    uintptr_t address; /* looked for, or found */
-    mp__function *description;
-    bool first; /* the program itself comes first, whatever its name */
+    uintptr_t address;          /* looked for, or found */
+    mp__function *description;  /* to be filled in */
+    const mp__function *wanted; /* to be found */
+    bool first;                 /* the program itself comes first, whatever its name */
     int result;
 } search;
 
@@ -131,8 +131,8 @@ static int describe_in(struct dl_phdr_info *m, size_t size, void *argument)
         s->first = false;
         return 0;
     }
-    s->result = strlen(module_name(s, m)) < sizeof(s->description->module) ? 0 : MP_EFUNCTION;
-    (void)snprintf(s->description->module, sizeof(s->description->module), "%s", module_name(s, m));
+    s->result = 0;
+    s->description->module = module_name(s, m);
     s->description->offset = offset;
     identify(m, s->description);
     return 1;
@@ -157,7 +157,7 @@ int mp__function_describe(void (*function)(void), mp__function *description)
 static int find_in(struct dl_phdr_info *m, size_t size, void *argument)
 {
     search *s = argument;
-    bool here = strcmp(module_name(s, m), s->description->module) == 0;
+    bool here = strcmp(module_name(s, m), s->wanted->module) == 0;
     mp__function own = { .offset = 0 };
 
     (void)size;
@@ -165,25 +165,24 @@ static int find_in(struct dl_phdr_info *m, size_t size, void *argument)
     if (!here)
         return 0;
     identify(m, &own);
-    if (own.identity_size != s->description->identity_size ||
-        memcmp(own.identity, s->description->identity, own.identity_size) != 0)
+    if (own.identity_size != s->wanted->identity_size ||
+        memcmp(own.identity, s->wanted->identity, own.identity_size) != 0)
         s->result = mp__fail(MP_EFUNCTION,
             "%s is another build here than in the parent, so the "
             "function is not called; start the program anew",
-            *s->description->module ? s->description->module : "the program");
-    else if (!holds_code(m, s->description->offset))
+            *s->wanted->module ? s->wanted->module : "the program");
+    else if (!holds_code(m, s->wanted->offset))
         s->result = mp__fail(MP_EFUNCTION, "the function is not in the code of %s",
-            *s->description->module ? s->description->module : "the program");
+            *s->wanted->module ? s->wanted->module : "the program");
     else
         s->result = 0;
-    s->address = m->dlpi_addr + (uintptr_t)s->description->offset;
+    s->address = m->dlpi_addr + (uintptr_t)s->wanted->offset;
     return 1;
 }
 
 static int search_modules(const mp__function *description, uintptr_t *address)
 {
-    mp__function copy = *description;
-    search s = { .description = &copy, .first = true, .result = 1 };
+    search s = { .wanted = description, .first = true, .result = 1 };
 
     (void)dl_iterate_phdr(find_in, &s);
     *address = s.address;
@@ -215,7 +214,7 @@ int mp__function_encode(const mp__function *d, mp__buffer *bytes)
     if (r == 0)
         r = mp__buffer_append(bytes, d->identity, d->identity_size);
     if (r == 0)
-        r = mp__buffer_append(bytes, d->module, strlen(d->module));
+        r = mp__buffer_append(bytes, d->module, strlen(d->module) + 1);
     if (r < 0)
         bytes->size = before;
     return r;
@@ -225,20 +224,17 @@ int mp__function_decode(const void *data, size_t size, mp__function *d)
 {
     const char *at = data;
     uint64_t numbers[2];
-    size_t length;
 
     if (size < sizeof(numbers))
         return mp__fail(MP_EPROTOCOL, "malformed function in a message");
     memcpy(numbers, at, sizeof(numbers));
     size -= sizeof(numbers);
     at += sizeof(numbers);
-    if (numbers[1] > MP__IDENTITY_MAX || numbers[1] > size ||
-        (length = size - (size_t)numbers[1]) >= sizeof(d->module))
+    if (numbers[1] > MP__IDENTITY_MAX || numbers[1] >= size || at[size - 1] != '\0')
         return mp__fail(MP_EPROTOCOL, "malformed function in a message");
     d->offset = numbers[0];
     d->identity_size = (size_t)numbers[1];
     memcpy(d->identity, at, d->identity_size);
-    memcpy(d->module, at + d->identity_size, length);
-    d->module[length] = '\0';
+    d->module = at + d->identity_size;
     return 0;
 }

@@ -16,16 +16,16 @@
 #define MP__IDENTITY_MAX 64
 
 typedef struct mp__function {
-    char module[4096]; /* "" for the program itself */
-    uint64_t offset;   /* from where the module is loaded */
+    const char *module; /* lent; "" for the program itself */
+    uint64_t offset;    /* from where the module is loaded */
     uint8_t identity[MP__IDENTITY_MAX];
     size_t identity_size;
 } mp__function;
 
-/* 0, or MP_EFUNCTION for an address in no module's code. */
+/* 0, or MP_EFUNCTION for an address in no module's code. Lends the name of that module. */
 int mp__function_describe(void (*function)(void), mp__function *description);
 
-/* Its bytes for a message, appended; and back: 0, or MP_EPROTOCOL. */
+/* Its bytes for a message, appended; and back, lending the module's name: 0, or MP_EPROTOCOL. */
 int mp__function_encode(const mp__function *description, mp__buffer *bytes);
 int mp__function_decode(const void *data, size_t size, mp__function *description);
 

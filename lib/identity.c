@@ -47,6 +47,19 @@ int mp__process_check_ours(const mp_process *p)
     return r;
 }
 
+static int own_authkey(mp_process *p, const void *key, size_t size)
+{
+    mp__buffer copy = { 0 };
+    int r = mp__buffer_append(&copy, key, size);
+
+    if (r < 0)
+        return r;
+    mp__buffer_done(&p->own_authkey);
+    p->own_authkey = copy;
+    p->authkey = (mp_bytes_view){ copy.data, copy.size };
+    return 0;
+}
+
 int mp__process_get_authkey(const mp_process *p, const void **key, size_t *size)
 {
     static pthread_mutex_t once = PTHREAD_MUTEX_INITIALIZER;
@@ -59,7 +72,7 @@ int mp__process_get_authkey(const mp_process *p, const void **key, size_t *size)
             if (getentropy(random, sizeof(random)) < 0)
                 r = mp__fail_errno("no random bytes for the authkey");
             else
-                r = mp__buffer_append(&mp__current.authkey, random, sizeof(random));
+                r = own_authkey(&mp__current, random, sizeof(random));
         }
         (void)pthread_mutex_unlock(&once);
     }
@@ -107,8 +120,8 @@ int mp_process_set_name(mp_process *p, const char *name)
         return mp__fail(MP_EINVAL, "a process needs a name");
     if (!copy)
         return mp__fail(MP_ENOMEM, "out of memory for a name");
-    free(p->name);
-    p->name = copy;
+    free(p->own_name);
+    p->name = p->own_name = copy;
     if (p == &mp__current)
         mp__log_set_name(copy);
     return 0;
@@ -139,18 +152,11 @@ int mp_process_authkey(const mp_process *p, const void **key, size_t *size)
 
 int mp_process_set_authkey(mp_process *p, const void *key, size_t size)
 {
-    mp__buffer copy = { 0 };
     int r = mp__process_check_ours(p);
 
     if (r == 0 && (!key || !size))
         r = mp__fail(MP_EINVAL, "an authkey has at least one byte");
-    if (r == 0)
-        r = mp__buffer_append(&copy, key, size);
-    if (r < 0)
-        return r;
-    mp__buffer_done(&p->authkey);
-    p->authkey = copy;
-    return 0;
+    return r < 0 ? r : own_authkey(p, key, size);
 }
 
 int mp_cpu_count(void)
@@ -163,38 +169,27 @@ int mp_cpu_count(void)
 
 static void become_parent(const mp__child *child)
 {
-    char *name = strdup(child->identity.parent_name);
-
     has_parent = true;
-    free(mp__parent.name);
-    mp__parent.name = name;
+    mp__parent.name = child->identity.parent_name;
     mp__parent.popen = MP__POPEN_NONE;
     mp__parent.popen.pid = child->identity.parent;
     mp__parent.popen.descriptor = child->parent_fd;
     if (!mp__pid_has_descriptors())
         mp__parent.popen.life = child->lifeline;
-    if (!name)
-        mp__bootstrap_fail();
 }
 
+/* What the parent owned in the place of this stays: it may be what the child was told. */
 void mp__process_become(const mp__child *child)
 {
     const mp__identity *id = &child->identity;
-    char *name = strdup(id->name);
-    uint32_t *path = malloc(id->path_length * sizeof(*path));
-    mp__buffer authkey = { 0 };
 
     become_parent(child);
-    if (!name || !path || mp__buffer_append(&authkey, id->authkey, id->authkey_size) < 0)
-        mp__bootstrap_fail();
-    memcpy(path, id->path, id->path_length * sizeof(*path));
-    free(mp__current.name);
-    free(mp__current.path);
-    mp__buffer_done(&mp__current.authkey);
-    mp__current.name = name;
-    mp__current.path = path;
+    mp__current.name = id->name;
+    mp__current.own_name = NULL;
+    mp__current.path = id->path;
     mp__current.path_length = id->path_length;
-    mp__current.authkey = authkey;
+    mp__current.authkey = (mp_bytes_view){ id->authkey, id->authkey_size };
+    mp__current.own_authkey = (mp__buffer){ 0 };
     mp__current.daemon = id->daemon;
     mp__depth = id->depth;
     counter = 0;

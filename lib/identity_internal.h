@@ -14,14 +14,17 @@ enum mp__role { MP__CHILD, MP__CURRENT, MP__PARENT };
 
 struct mp_process {
     enum mp__role role;
-    char *name;
+    const char *name;
     mp_function target;
     mp__buffer arguments;
     mp__parcel parcel;
     const mp_context *context;
-    mp__buffer authkey;
-    uint32_t *path;
+    mp_bytes_view authkey;
+    const uint32_t *path;
     size_t path_length;
+    char *own_name; /* what of the above is this object's; a child lends what it was told */
+    mp__buffer own_authkey;
+    uint32_t *own_path;
     bool daemon, started, closed, freed;
     pid_t creator;
     mp__popen popen;
@@ -43,7 +46,7 @@ int mp__process_check_ours(const mp_process *process);
 /* The authkey, lent; that of the root is made when it is first asked for. */
 int mp__process_get_authkey(const mp_process *process, const void **key, size_t *size);
 
-/* This process is that child. */
+/* This process is that child, whose identity lasts as long as the process. */
 void mp__process_become(const mp__child *child);
 
 #endif

@@ -76,9 +76,19 @@ void mp_log_to_stderr(int level)
     atomic_store_explicit(&threshold, level < 0 ? 0 : level, memory_order_relaxed);
 }
 
+const char *mp__log_name(void)
+{
+    return process_name;
+}
+
+/* Without stdio, whose pages a child made by fork has to fetch. */
 void mp__log_set_name(const char *name)
 {
-    (void)snprintf(process_name, sizeof(process_name), "%s", name);
+    size_t i = 0;
+
+    for (; name[i] && i < sizeof(process_name) - 1; i++)
+        process_name[i] = name[i];
+    process_name[i] = '\0';
 }
 
 /* Ends the line, one line whatever the text holds, and writes it at once. */

@@ -7,7 +7,8 @@
 
 #include <multiprocessing/log.h>
 
-/* The process name in each record from now on. Copied, cut at 63 bytes. */
+/* The process name in each record. What is set is copied, cut at 63 bytes. */
+const char *mp__log_name(void);
 void mp__log_set_name(const char *name);
 
 /* One line "name pid N: text" on stderr, whatever the level: what a child cannot say otherwise. */

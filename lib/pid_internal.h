@@ -8,6 +8,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 /* Whether mp__pid_open works, so that no pipe is needed to see the end of a process. */
@@ -37,6 +38,12 @@ int mp__pid_die_with(int lifeline);
 
 /* Has function(code) called by exit(code), after handlers registered later. False: not here. */
 bool mp__pid_on_exit(void (*function)(int code));
+
+/*
+ * Which signals 1 to 64 are caught or ignored in this process: bit 0 is signal 1. All
+ * that can be, where nobody tells. The first call opens a descriptor that it keeps.
+ */
+uint64_t mp__pid_signals(void);
 
 /* Names the process for ps and top. */
 void mp__pid_set_title(const char *name);

@@ -20,6 +20,7 @@
 
 #include "error_internal.h"
 #include "fd_internal.h"
+#include "hooks_internal.h"
 
 #ifndef P_PIDFD
 #define P_PIDFD 3
@@ -53,7 +54,8 @@ int mp__pid_open(pid_t pid)
         return mp__fail(MP_ECHILD, "process %ld is gone already", (long)pid);
     if (fd < 0)
         return mp__fail_errno("pidfd_open");
-    (void)mp__fd_raise(&fd); /* below 3 it works as well, it only sits in stdio's place */
+    if (fd < MP__FD_LOW)
+        (void)mp__fd_raise(&fd); /* there it works as well, it only sits in stdio's place */
     return fd;
 }
 
@@ -150,6 +152,47 @@ int mp__pid_die_with(int lifeline)
     if (poll(&gone, 1, 0) > 0) /* it went before we were armed */
         (void)raise(SIGKILL);
     return 0;
+}
+
+static int status_file = -1; /* of this process in /proc */
+
+static void after_fork(bool ours)
+{
+    (void)ours;
+    mp__fd_drop(&status_file);
+}
+
+/* Under a lock: reading does not move it. */
+static int open_status(void)
+{
+    int fd;
+
+    mp__hooks_after_fork(after_fork);
+    mp__lock();
+    if (status_file < 0) {
+        status_file = open("/proc/self/status", O_RDONLY | O_CLOEXEC);
+        if (status_file >= 0 && status_file < MP__FD_LOW)
+            (void)mp__fd_raise(&status_file);
+    }
+    fd = status_file;
+    mp__unlock();
+    return fd;
+}
+
+static uint64_t signals_in(const char *status, const char *name)
+{
+    const char *line = strstr(status, name);
+
+    return line ? strtoull(line + strlen(name), NULL, 16) : UINT64_MAX;
+}
+
+uint64_t mp__pid_signals(void)
+{
+    char status[4096];
+    ssize_t n = pread(open_status(), status, sizeof(status) - 1, 0);
+
+    status[n > 0 ? n : 0] = '\0';
+    return signals_in(status, "\nSigIgn:") | signals_in(status, "\nSigCgt:");
 }
 
 void mp__pid_set_title(const char *name)

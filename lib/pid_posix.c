@@ -24,6 +24,11 @@
 #define GENERATIONS "MP_LEVEL" /* as SHLVL; documented in context.h */
 #define GENERATIONS_MAX 4
 
+uint64_t mp__pid_signals(void)
+{
+    return UINT64_MAX;
+}
+
 bool mp__pid_has_descriptors(void)
 {
     return false;

@@ -37,32 +37,39 @@ static int name_worker(mp_process *process)
     return mp_process_set_name(process, name);
 }
 
-static mp_process *describe(mp_pool *pool, int index, mp_connection *channel, mp_connection *memory)
+/* Takes process. */
+static int appoint(mp__worker *w, mp_process *process)
+{
+    w->process = process;
+    return process ? name_worker(process) : mp_last_error()->code;
+}
+
+static int describe(mp_pool *pool, mp__worker *w, mp_connection *channel, mp_connection *memory)
 {
     const mp__buffer *initializer = &pool->initializer;
-    mp_process *process = mp_process_new(.target = mp__pool_worker,
-        .args = MP_ARGS(channel, memory, pool->waker, index,
-            mp_bytes(initializer->data, initializer->size), pool->initargs.value),
-        .daemon = true, .context = pool->context);
 
-    if (process && name_worker(process) < 0) {
-        mp_process_free(process);
-        return NULL;
-    }
-    return process;
+    return appoint(w, mp_process_new(.target = mp__pool_worker,
+                          .args = MP_ARGS(channel, memory, pool->waker, w->index,
+                              mp_bytes(initializer->data, initializer->size), pool->initargs.value),
+                          .daemon = true, .context = pool->context));
+}
+
+static void use_memory(mp__worker *w, void *memory)
+{
+    w->shared = memory;
+    atomic_store(&w->shared->wake_at, MP__NO_WAKE);
+    atomic_store(&w->shared->begun, UINT64_MAX);
 }
 
 /* Memory for both; memory becomes a connection only to travel. */
-static int share(mp__pool_shared **shared, mp_connection **memory)
+static int share(mp__worker *w, mp_connection **memory)
 {
-    int fd = mp__shm_open(sizeof(**shared));
+    int fd = mp__shm_open(sizeof(*w->shared));
     void *at = NULL;
-    int r = fd < 0 ? fd : mp__shm_map(fd, sizeof(**shared), &at);
+    int r = fd < 0 ? fd : mp__shm_map(fd, sizeof(*w->shared), &at);
 
     if (r == 0) {
-        *shared = at;
-        atomic_store(&(*shared)->wake_at, MP__NO_WAKE);
-        atomic_store(&(*shared)->begun, UINT64_MAX);
+        use_memory(w, at);
         *memory = mp_connection_new(&fd);
         r = *memory ? 0 : mp_last_error()->code;
     }
@@ -102,27 +109,63 @@ static int launch(mp_pool *pool, mp_process *process)
     return mp_process_start(process);
 }
 
-int mp__crew_start(mp_pool *pool, mp__worker *w)
+/* Any method: a worker is told what it begins with. */
+static int start_told(mp_pool *pool, mp__worker *w, int *fd)
 {
     mp_connection *theirs = NULL, *memory = NULL;
+    int r = mp__connection_adopt_socket(fd, &theirs);
+
+    if (r == 0)
+        r = share(w, &memory);
+    if (r == 0)
+        r = describe(pool, w, theirs, memory);
+    mp_connection_free(theirs);
+    mp_connection_free(memory);
+    return r < 0 ? r : launch(pool, w->process);
+}
+
+/* A copy of this process has it all: nothing is sent, and nothing opened but what both need. */
+static int start_copy(mp_pool *pool, mp__worker *w, int fd)
+{
+    mp__seed seed = { .fd = fd,
+        .wake = mp__fd_duplicate(mp_connection_fileno(pool->waker)),
+        .index = w->index,
+        .initializer = { pool->initializer.data, pool->initializer.size },
+        .initargs = pool->initargs.value };
+    void *memory = NULL;
+    int r = seed.wake < 0 ? seed.wake : mp__shm_inherit(sizeof(*w->shared), &memory);
+
+    if (r == 0) {
+        use_memory(w, memory);
+        seed.shared = w->shared;
+        r = appoint(
+            w, mp_process_new(.target = mp__pool_worker, .daemon = true, .context = pool->context));
+    }
+    mp__pool_seed = &seed;
+    if (r == 0)
+        r = mp_process_start(w->process);
+    mp__pool_seed = NULL;
+    mp__fd_close(seed.wake);
+    return r;
+}
+
+/* Handles among the arguments of the initializer are not for several copies to share. */
+static bool can_copy(const mp_pool *pool)
+{
+    return !pool->nursery && strcmp(mp_context_get_start_method(pool->context), "fork") == 0 &&
+           !(pool->initargs.own && pool->initargs.own->parcel);
+}
+
+int mp__crew_start(mp_pool *pool, mp__worker *w)
+{
     int fds[2] = { -1, -1 };
     int r = mp__socket_pair(fds);
 
     if (r == 0)
         r = mp__connection_adopt_socket(&fds[0], &w->channel);
     if (r == 0)
-        r = mp__connection_adopt_socket(&fds[1], &theirs);
-    if (r == 0)
-        r = share(&w->shared, &memory);
-    if (r == 0) {
-        w->process = describe(pool, w->index, theirs, memory);
-        r = w->process ? 0 : mp_last_error()->code;
-    }
-    mp_connection_free(theirs);
-    mp_connection_free(memory);
+        r = can_copy(pool) ? start_copy(pool, w, fds[1]) : start_told(pool, w, &fds[1]);
     mp__fd_close_all(fds, 2);
-    if (r == 0)
-        r = launch(pool, w->process);
     if (r < 0) {
         mp__crew_clear(w);
         return r;

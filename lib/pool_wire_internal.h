@@ -108,6 +108,19 @@ static inline bool mp__is_raw(enum mp__slot_type type)
            type == MP__SLOT_FLOAT || type == MP__SLOT_STRUCT;
 }
 
+/* What a worker begins with. */
+typedef struct mp__seed {
+    int fd;   /* its end of the channel */
+    int wake; /* wakes the pool */
+    int index;
+    mp__pool_shared *shared;
+    mp_bytes_view initializer; /* encoded; empty: none */
+    msgpack_object initargs;
+} mp__seed;
+
+/* Set while this thread forks a worker, which finds it in its memory. Others are told. */
+extern _Thread_local const mp__seed *mp__pool_seed;
+
 /* The target of a worker process: serves a pool. */
 int mp__pool_worker(mp_call *call);
 

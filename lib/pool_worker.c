@@ -26,6 +26,7 @@
 #include "spin_internal.h"
 #include "value_internal.h"
 
+#define FIRST_SIZE ((size_t)512) /* of the first read: it may be the last */
 #define READ_SIZE ((size_t)64 * 1024)
 #define GROW_SIZE ((size_t)1 << 20) /* memory is reserved as bytes come, in such steps at first */
 #define KEEP_MAX ((size_t)4 << 20)  /* memory kept for the next item */
@@ -115,15 +116,22 @@ static size_t inline_max(void)
     return small ? me.task.out_size : MP__INLINE_MAX;
 }
 
-static void answer(
+/* One that does not fit into the ring, which gets a marker for it. */
+static void answer_outside(
     enum mp__wire_kind kind, uint64_t item, const void *data, size_t size, const mp__parcel *parcel)
 {
     mp__frame frame = { .kind = (uint8_t)kind, .size = size, .item = item };
 
+    frame.fds = parcel ? (uint16_t)parcel->count : 0;
+    mp__ring_put(&me.ring, MP__WIRE_EXTERNAL, item, NULL, 0);
+    send_frame(&frame, data, parcel);
+}
+
+static void answer(
+    enum mp__wire_kind kind, uint64_t item, const void *data, size_t size, const mp__parcel *parcel)
+{
     if (size > inline_max() || (parcel && parcel->count)) {
-        frame.fds = parcel ? (uint16_t)parcel->count : 0;
-        mp__ring_put(&me.ring, MP__WIRE_EXTERNAL, item, NULL, 0);
-        send_frame(&frame, data, parcel);
+        answer_outside(kind, item, data, size, parcel);
     } else if (kind == MP__WIRE_RAW) {
         mp__ring_put_raw(&me.ring, item, me.task.item + me.task.count, data, size);
     } else {
@@ -160,7 +168,7 @@ static void explain(const mp_call *call, int code, int encoding_error, mp__wire_
 
 static int take_raw(msgpack_object value)
 {
-    int r = mp__buffer_reserve(&me.out, me.task.out_size);
+    int r = me.out.capacity < me.task.out_size ? mp__buffer_reserve(&me.out, me.task.out_size) : 0;
 
     if (r == 0)
         r = mp__store((enum mp__slot_type)me.task.out_type, me.task.out_size, &value, me.out.data);
@@ -270,6 +278,13 @@ static void idle(void)
     mp__spin_wait(&me.spin, me.fd);
 }
 
+/* The pool has others to start: no looking, and no memory before there is something to read. */
+static void wait_for_first(void)
+{
+    wake_pool();
+    (void)mp__fd_wait(me.fd, POLLIN, MP__NEVER); /* an interrupt is no matter: reading waits, too */
+}
+
 /* At least one byte more, or false at the end. */
 static bool read_more(void *data, size_t size, size_t *got)
 {
@@ -298,7 +313,10 @@ static const void *need(size_t size)
         me.in.size -= me.in_done;
         me.in_done = 0;
     }
-    if (mp__buffer_reserve(&me.in, size > READ_SIZE ? size : READ_SIZE) < 0)
+    if (!me.in.capacity)
+        wait_for_first();
+    got = me.in.capacity ? READ_SIZE : FIRST_SIZE;
+    if (mp__buffer_reserve(&me.in, size > got ? size : got) < 0)
         give_up();
     while (me.in.size < size) {
         if (!me.in.size)
@@ -449,6 +467,8 @@ static bool serve_one(void)
 
 /* ---- beginning ---- */
 
+_Thread_local const mp__seed *mp__pool_seed;
+
 static void stay(int sig)
 {
     (void)
@@ -493,37 +513,55 @@ static void after_fork(bool ours)
     me.ring = (mp__ring){ .shared = NULL };
 }
 
-static int begin(mp_call *call)
+static int receive_seed(mp_call *call, mp__seed *seed)
 {
-    struct sigaction calm = { .sa_handler = stay, .sa_flags = SA_RESTART };
     mp_connection *channel, *memory, *wake;
-    mp_bytes_view encoded;
-    msgpack_object arguments;
-    mp__function initializer;
     void *shared = NULL;
-    int index, fd, r;
+    int fd, r;
 
-    if (mp_unpack(call, &channel, &memory, &wake, &index, &encoded, &arguments) < 0)
-        return -1;
+    r = mp_unpack(
+        call, &channel, &memory, &wake, &seed->index, &seed->initializer, &seed->initargs);
+    if (r < 0)
+        return r;
     fd = mp__connection_detach(mp_connection_keep(memory));
-    r = mp__shm_map(fd, sizeof(mp__pool_shared), &shared);
+    r = mp__shm_map(fd, sizeof(*seed->shared), &shared);
     mp__fd_close(fd);
     if (r < 0)
         return r;
-    me.fd = mp__connection_detach(mp_connection_keep(channel));
-    me.wake = mp__connection_detach(mp_connection_keep(wake));
-    me.ring.shared = me.shared = shared;
-    me.index = index;
+    seed->shared = shared;
+    seed->fd = mp__connection_detach(mp_connection_keep(channel));
+    seed->wake = mp__connection_detach(mp_connection_keep(wake));
+    return 0;
+}
+
+static int begin(mp_call *call)
+{
+    struct sigaction calm = { .sa_handler = stay, .sa_flags = SA_RESTART };
+    mp__function initializer;
+    mp__seed seed;
+    int r = 0;
+
+    if (mp__pool_seed)
+        seed = *mp__pool_seed;
+    else
+        r = receive_seed(call, &seed);
+    if (r < 0)
+        return r;
+    mp__pool_seed = NULL; /* not for our children */
+    me.fd = seed.fd;
+    me.wake = seed.wake;
+    me.ring.shared = me.shared = seed.shared;
+    me.index = seed.index;
     me.call.answer = take_answer;
     me.last = mp_last_error();
     me.out_kind = MP__WIRE_NONE;
     mp__message_reset(&me.call.arguments); /* if we are a copy of a worker */
     mp__hooks_after_fork(after_fork);
     (void)sigaction(SIGINT, &calm, NULL);
-    if (encoded.data && encoded.size) {
-        r = mp__function_decode(encoded.data, encoded.size, &initializer);
+    if (seed.initializer.data && seed.initializer.size) {
+        r = mp__function_decode(seed.initializer.data, seed.initializer.size, &initializer);
         if (r == 0)
-            r = initialize(&initializer, arguments);
+            r = initialize(&initializer, seed.initargs);
     }
     return r;
 }

@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include "clean_internal.h"
 #include "error_internal.h"
 #include "fd_internal.h"
 #include "hooks_internal.h"
@@ -58,8 +59,25 @@ static void warn_of_threads(void)
                            "forkserver are safe (mp_set_start_method)");
 }
 
-/* The arguments move over: the parent's are another copy. */
-static void become(const mp__job *job, mp__lines *lines)
+/* They move over: the parent's are another copy. A list of one byte is empty and needs no memory. */
+static int take_arguments(mp_message *arguments, const mp__job *job)
+{
+    mp__message *own;
+    int r;
+
+    if (job->arguments->size == 1) {
+        arguments->value = mp_list();
+        return 0;
+    }
+    own = mp__message_own(arguments);
+    if (!own)
+        return MP_ENOMEM;
+    own->bytes = *job->arguments;
+    r = mp__message_take(arguments, job->parcel);
+    return r < 0 ? r : mp__value_decode(arguments);
+}
+
+static void become(const mp__job *job, mp__lines *lines, uint64_t signals)
 {
     mp__child child = {
         .identity = job->identity,
@@ -69,17 +87,12 @@ static void become(const mp__job *job, mp__lines *lines)
         .parent_fd = -1,
         .report = -1,
     };
-    mp__message *own = mp__message_own(&child.call.arguments);
 
     mp__fd_close(lines->lifeline[1]);
     mp__fd_close(lines->life[0]);
-    mp__bootstrap_clean();
+    mp__clean_up(signals);
     mp__log_set_name(job->identity.name);
-    if (!own)
-        mp__bootstrap_fail();
-    own->bytes = *job->arguments;
-    if (mp__message_take(&child.call.arguments, job->parcel) < 0 ||
-        mp__value_decode(&child.call.arguments) < 0)
+    if (take_arguments(&child.call.arguments, job) < 0)
         mp__bootstrap_fail();
     job->run(&child);
 }
@@ -87,6 +100,7 @@ static void become(const mp__job *job, mp__lines *lines)
 int mp__popen_fork(const mp__job *job, mp__popen *popen)
 {
     mp__lines lines;
+    uint64_t signals;
     sigset_t all, old;
     pid_t pid;
     int r = mp__lines_open(job->identity.daemon, &lines);
@@ -94,11 +108,12 @@ int mp__popen_fork(const mp__job *job, mp__popen *popen)
     if (r < 0)
         return r;
     warn_of_threads();
+    signals = mp__clean_prepare();
     sigfillset(&all);
     (void)pthread_sigmask(SIG_SETMASK, &all, &old); /* no handler of the parent runs in the child */
     pid = mp__hooks_fork();
     if (pid == 0)
-        become(job, &lines);
+        become(job, &lines, signals);
     r = pid < 0 ? mp__fail_errno("cannot fork") : 0;
     (void)pthread_sigmask(SIG_SETMASK, &old, NULL);
     if (r == 0)

@@ -19,12 +19,14 @@
 #include <multiprocessing/context.h>
 #include <multiprocessing/process.h>
 
+#include "clean_internal.h"
 #include "clock_internal.h"
 #include "error_internal.h"
 #include "fd_internal.h"
 #include "forkserver_internal.h"
 #include "function_internal.h"
 #include "hooks_internal.h"
+#include "orders_internal.h"
 #include "pid_internal.h"
 #include "socket_internal.h"
 
@@ -263,7 +265,7 @@ static void after_fork(bool ours)
         mp__popen_close(&s->popen);
     }
     servers = NULL; /* their memory stays: children of them may point there */
-    (void)pthread_mutex_init(&requests, NULL);
+    requests = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
 }
 
 static int launch(server *s)
@@ -278,7 +280,7 @@ static int launch(server *s)
         r = mp__popen_watch(pid, &life, &s->popen);
     if (r == 0) {
         (void)fcntl(statuses[0], F_SETFL, O_NONBLOCK);
-        r = mp__bootstrap_send_server(s->channel, preload_hook, (int)preload_on_error, statuses[1]);
+        r = mp__orders_send_server(s->channel, preload_hook, (int)preload_on_error, statuses[1]);
         if (r < 0)
             mp__popen_destroy(&s->popen);
     }
@@ -368,7 +370,7 @@ static int next_answer(server *s, mp__answer *answer, mp__parcel *parcel)
         mp__parcel_close(parcel);
         r = mp__connection_recv_exactly(s->channel, answer, sizeof(*answer), parcel);
         interrupted |= r == MP_EINTR;
-    } while (r == MP_EINTR || (r == 0 && answer->serial == s->serial));
+    } while (r == MP_EINTR || (r == 0 && answer->serial <= s->serial));
     if (r == 0)
         s->serial = answer->serial;
     if (interrupted) /* for a call that can be left: this one would leave the answer behind */
@@ -413,7 +415,7 @@ static int request(
     char *directory = getcwd(NULL, 0);
     bool moved = directory && (!s->directory || strcmp(directory, s->directory) != 0);
     int self = mp__pid_has_descriptors() ? mp__pid_open(getpid()) : -1;
-    int r = mp__bootstrap_send(
+    int r = mp__orders_send(
         s->channel, job, moved ? directory : NULL, lines->lifeline[0], lines->life[1], self);
 
     mp__fd_close(self);
@@ -492,13 +494,13 @@ int mp__popen_forkserver(const mp__job *job, mp__popen *popen)
 /* ---- nurseries ---- */
 
 /* In the copy. Returns never. */
-static void be_nursery(int channel, int report, void (*run)(mp__child *child))
+static void be_nursery(int channel, int report, uint64_t signals, void (*run)(mp__child *child))
 {
     static mp__child child = { .lifeline = -1, .life = -1, .parent_fd = -1, .report = -1 };
     mp__server_orders orders = { .server = true, .report = report, .on_demand = true };
     mp_connection *connection = NULL;
 
-    mp__bootstrap_clean();
+    mp__clean_up(signals);
     if (mp__connection_adopt_socket(&channel, &connection) < 0)
         mp__bootstrap_fail();
     mp__forkserver_serve(connection, &orders, &child);
@@ -508,6 +510,7 @@ static void be_nursery(int channel, int report, void (*run)(mp__child *child))
 static int fork_nursery(server *s, void (*run)(mp__child *child))
 {
     int channel[2] = { -1, -1 }, statuses[2] = { -1, -1 }, life = -1;
+    uint64_t signals = mp__clean_prepare();
     sigset_t all, old;
     pid_t pid = -1;
     int r = mp__socket_pair(channel);
@@ -520,7 +523,7 @@ static int fork_nursery(server *s, void (*run)(mp__child *child))
     (void)pthread_sigmask(SIG_SETMASK, &all, &old);
     if (r == 0 && (pid = mp__hooks_fork()) == 0) {
         mp__fd_close(statuses[0]);
-        be_nursery(channel[1], statuses[1], run);
+        be_nursery(channel[1], statuses[1], signals, run);
     }
     if (r == 0 && pid < 0)
         r = mp__fail_errno("cannot fork");

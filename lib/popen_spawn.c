@@ -7,6 +7,7 @@
 #include "error_internal.h"
 #include "fd_internal.h"
 #include "function_internal.h"
+#include "orders_internal.h"
 #include "pid_internal.h"
 
 /*
@@ -15,7 +16,7 @@
  */
 static int tell(mp_connection *channel, const mp__job *job, int life)
 {
-    int r = mp__bootstrap_send(channel, job, NULL, -1, life, -1);
+    int r = mp__orders_send(channel, job, NULL, -1, life, -1);
 
     return r == MP_EPIPE || r == MP_ECONNRESET ? 0 : r;
 }

@@ -32,15 +32,20 @@ static _Thread_local mp_process *being_started;
 
 /* ---- fork and the lists ---- */
 
-/* A copy of this process has no children, and holds nothing of theirs. */
+/*
+ * A copy of this process has no children, and holds nothing of theirs. Their objects
+ * are of no use here and not written to: that would cost a copy of each page.
+ */
 static void after_fork(bool ours)
 {
     (void)ours;
     mp__popen_close(&mp__parent.popen);
-    for (mp_process *p = mp__children; p; p = p->next) {
-        mp__popen_close(&p->popen);
+    for (const mp_process *p = mp__children; p; p = p->next) {
+        mp__fd_close(p->popen.descriptor);
+        mp__fd_close(p->popen.life);
+        mp__fd_close(p->popen.lifeline);
         if (p != being_started)
-            mp__parcel_close(&p->parcel);
+            mp__fd_close_all(p->parcel.fds, p->parcel.count);
     }
     mp__children = NULL;
     started_count = 0;
@@ -74,9 +79,9 @@ static void release(mp_process *p)
     mp__popen_close(&p->popen);
     mp__parcel_close(&p->parcel);
     mp__buffer_done(&p->arguments);
-    mp__buffer_done(&p->authkey);
-    free(p->path);
-    free(p->name);
+    mp__buffer_done(&p->own_authkey);
+    free(p->own_path);
+    free(p->own_name);
     free(p);
 }
 
@@ -105,15 +110,18 @@ static void sweep(void)
 /* The creator's path and the number of the child: (1, 2). */
 static int make_path(mp_process *p)
 {
-    p->path = malloc((mp__current.path_length + 1) * sizeof(*p->path));
-    if (!p->path)
+    size_t above = mp__current.path_length;
+    uint32_t *path = malloc((above + 1) * sizeof(*path));
+
+    if (!path)
         return mp__fail(MP_ENOMEM, "out of memory for a process");
-    if (mp__current.path_length)
-        memcpy(p->path, mp__current.path, mp__current.path_length * sizeof(*p->path));
-    p->path_length = mp__current.path_length + 1;
+    if (above)
+        memcpy(path, mp__current.path, above * sizeof(*path));
     mp__lock();
-    p->path[mp__current.path_length] = mp__next_child();
+    path[above] = mp__next_child();
     mp__unlock();
+    p->path = p->own_path = path;
+    p->path_length = above + 1;
     return 0;
 }
 
@@ -129,7 +137,7 @@ static int make_name(mp_process *p, const char *name)
                 text + n, sizeof(text) - n, "%c%lu", i ? ':' : '-', (unsigned long)p->path[i]);
         name = text;
     }
-    p->name = strdup(name);
+    p->name = p->own_name = strdup(name);
     return p->name ? 0 : mp__fail(MP_ENOMEM, "out of memory for a name");
 }
 
@@ -175,7 +183,7 @@ mp_process *mp_process_create(const mp_process_options *options)
     if (r == 0)
         r = mp__process_get_authkey(&mp__current, &key, &key_size);
     if (r == 0)
-        r = mp__buffer_append(&p->authkey, key, key_size);
+        r = mp_process_set_authkey(p, key, key_size);
     if (r < 0) {
         release(p);
         return NULL;
@@ -409,10 +417,12 @@ int mp_process_close(mp_process *p)
         return 0;
     if (p->role != MP__CHILD)
         return mp__fail(MP_ERUNNING, "process %s is running", p->name);
-    if (p->creator == mp__hooks_pid() && p->started && !has_ended(p))
-        return mp__fail(MP_ERUNNING, "process %s still runs; join it or end it first", p->name);
-    mp__popen_close(&p->popen);
-    drop_arguments(p);
+    if (p->creator == mp__hooks_pid()) {
+        if (p->started && !has_ended(p))
+            return mp__fail(MP_ERUNNING, "process %s still runs; join it or end it first", p->name);
+        mp__popen_close(&p->popen);
+        drop_arguments(p);
+    }
     p->closed = true;
     return 0;
 }
@@ -421,10 +431,10 @@ void mp_process_free(mp_process *p)
 {
     bool forget;
 
-    if (!p || p->role != MP__CHILD)
-        return;
+    if (!p || p->role != MP__CHILD || p->creator != mp__hooks_pid())
+        return; /* a copy: what this process was told may lie in it */
     mp__lock();
-    forget = p->creator != mp__hooks_pid() || !p->started || p->closed || mp__popen_poll(&p->popen);
+    forget = !p->started || p->closed || mp__popen_poll(&p->popen);
     if (forget)
         delist(p);
     else

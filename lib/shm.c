@@ -71,6 +71,16 @@ int mp__shm_reserve(int fd, off_t offset, off_t size)
              : 0;
 }
 
+int mp__shm_inherit(size_t size, void **memory)
+{
+    void *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+    if (at == MAP_FAILED)
+        return mp__fail_errno("cannot map shared memory");
+    *memory = at;
+    return 0;
+}
+
 void mp__shm_unmap(void *memory, size_t size)
 {
     if (memory)

@@ -36,6 +36,9 @@ int mp__shm_reserve(int fd, off_t offset, off_t size);
  */
 void mp__shm_release(int fd, off_t begin, off_t end);
 
+/* The same at once, for this process and the copies it makes. */
+int mp__shm_inherit(size_t size, void **memory);
+
 /* NULL is allowed. */
 void mp__shm_unmap(void *memory, size_t size);
 

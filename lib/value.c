@@ -309,6 +309,8 @@ int mp__value_pack_apart(
 
 /* ---- decoding ---- */
 
+#define EMPTY_LIST ((char)0x90)
+
 mp__message *mp__message_own(mp_message *message)
 {
     if (!message->own) {
@@ -401,8 +403,9 @@ void mp_message_clear(mp_message *message)
     if (!message)
         return;
     mp__message_reset(message);
-    if (message->own)
-        mp__buffer_done(&message->own->bytes);
+    if (!message->own)
+        return;
+    mp__buffer_done(&message->own->bytes);
     free(message->own);
     message->own = NULL;
 }
@@ -475,12 +478,18 @@ static int resolve(mp__message *own, msgpack_object *value)
 int mp__value_decode(mp_message *message)
 {
     mp__message *own = message->own;
-    const char *wrong = mp__check(own->bytes.data, own->bytes.size);
+    const char *wrong;
     msgpack_unpacked unpacked;
     msgpack_unpack_return answer;
     size_t offset = 0;
     int r = 0;
 
+    if (own->bytes.size == 1 &&
+        own->bytes.data[0] == EMPTY_LIST) { /* msgpack-c takes 8 KiB for it */
+        message->value = mp_list();
+        return 0;
+    }
+    wrong = mp__check(own->bytes.data, own->bytes.size);
     if (wrong)
         return mp__fail(
             MP_EPROTOCOL, "a message of %zu bytes is malformed: %s", own->bytes.size, wrong);

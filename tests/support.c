@@ -16,6 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "clean_internal.h"
 #include "popen_internal.h"
 
 #define WATCHDOG 120
@@ -116,6 +117,7 @@ int support_setup(void **state)
     support_allow(WATCHDOG);
     if (running && mp_set_start_method(running, .force = true) < 0)
         return -1;
+    (void)mp__clean_prepare(); /* what a process keeps from its first fork on */
     before.descriptors = count_descriptors();
     before.children = count_children();
     before.names = count_entries("/dev/shm");

