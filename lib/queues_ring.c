@@ -12,6 +12,7 @@
 #include "error_internal.h"
 #include "fd_internal.h"
 #include "shm_internal.h"
+#include "sparse_internal.h"
 
 #define MAGIC UINT64_C(0x31657565755170f1) /* also says how the head is laid out */
 #define LOG2_MIN 16
@@ -25,7 +26,7 @@
 static int make_head(mp__queue_ring *ring)
 {
     mp__queue_shared *s = ring->shared;
-    int r = mp__shm_reserve(ring->fd, 0, MP__QUEUE_HEAD);
+    int r = mp__sparse_reserve(ring->fd, 0, MP__QUEUE_HEAD);
 
     if (r == 0)
         r = mp__mutex_init(&s->put_lock);
@@ -143,7 +144,7 @@ static int map(mp__queue_ring *ring, mp__queue_view *view, uint64_t generation)
 
     forget(view);
     if (r == 0)
-        r = mp__shm_map_at(ring->fd, (off_t)1 << log2, (size_t)1 << log2, &memory);
+        r = mp__sparse_map(ring->fd, (off_t)1 << log2, (size_t)1 << log2, &memory);
     if (r < 0)
         return r;
     view->memory = memory;
@@ -223,8 +224,8 @@ static void release_others(const mp__queue_ring *ring, uint64_t log2)
 {
     off_t begin = (off_t)1 << log2;
 
-    mp__shm_release(ring->fd, 2 * begin, (off_t)2 << LOG2_MAX);
-    mp__shm_release(ring->fd, (off_t)MP__QUEUE_HEAD, begin);
+    mp__sparse_release(ring->fd, 2 * begin, (off_t)2 << LOG2_MAX);
+    mp__sparse_release(ring->fd, (off_t)MP__QUEUE_HEAD, begin);
 }
 
 static uint64_t round_up(uint64_t size, uint64_t step)
@@ -245,12 +246,12 @@ static int resize(mp__queue_ring *ring, uint64_t log2, uint64_t need)
     size_t first;
     void *memory = NULL;
     const char *from;
-    int r = mp__shm_extend(ring->fd, (off_t)2 << log2);
+    int r = mp__sparse_extend(ring->fd, (off_t)2 << log2);
 
     if (r == 0 && need)
-        r = mp__shm_reserve(ring->fd, (off_t)size, (off_t)committed);
+        r = mp__sparse_reserve(ring->fd, (off_t)size, (off_t)committed);
     if (r == 0)
-        r = mp__shm_map_at(ring->fd, (off_t)size, (size_t)size, &memory);
+        r = mp__sparse_map(ring->fd, (off_t)size, (size_t)size, &memory);
     if (r < 0) {
         release_others(ring, s->shapes[generation & 1].log2);
         return r;
@@ -318,7 +319,7 @@ static int commit(mp__queue_ring *ring, uint64_t tail, size_t size)
     end = round_up(end + (end >> 3), STEP);
     if (end > ring->put.size)
         end = ring->put.size;
-    r = mp__shm_reserve(ring->fd, (off_t)(ring->put.size + committed), (off_t)(end - committed));
+    r = mp__sparse_reserve(ring->fd, (off_t)(ring->put.size + committed), (off_t)(end - committed));
     if (r == 0)
         atomic_store(&shape->committed, end);
     return r;

@@ -9,7 +9,6 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 /* A name nobody else has, taken away at once. */
@@ -27,13 +26,4 @@ int mp__shm_create(void)
     if (fd >= 0)
         (void)shm_unlink(name); /* it is ours */
     return fd;
-}
-
-/* POSIX gives back what lies at the end, by making the object shorter. */
-void mp__shm_release(int fd, off_t begin, off_t end)
-{
-    struct stat status;
-
-    if (fstat(fd, &status) == 0 && begin < status.st_size && status.st_size <= end)
-        (void)ftruncate(fd, begin); /* or it stays as it is */
 }
