@@ -11,6 +11,7 @@
 #include <multiprocessing/log.h>
 #include <multiprocessing/value.h>
 #include <multiprocessing/connection.h>
+#include <multiprocessing/synchronize.h>
 #include <multiprocessing/context.h>
 #include <multiprocessing/process.h>
 #include <multiprocessing/pool.h>

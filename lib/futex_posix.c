@@ -34,3 +34,9 @@ void mp__futex_wake(atomic_uint *word, int count)
     (void)word;
     (void)count;
 }
+
+void mp__futex_add(atomic_uint *word, unsigned addend, int count)
+{
+    (void)count;
+    (void)atomic_fetch_add(word, addend);
+}

@@ -74,7 +74,9 @@ extern "C" {
     X(MP_EDEADLOCK, -5028, "waiting for this here would never end", "RuntimeError")       \
     X(MP_EALREADY, -5029, "it is too late for that", "InvalidStateError")                 \
     X(MP_EOWNERDEAD, -EOWNERDEAD, "its last holder died holding it; it is yours now",     \
-        "RuntimeError")
+        "RuntimeError")                                                                   \
+    X(MP_ENOTHELD, -5030, "only who holds it may do that", "AssertionError")              \
+    X(MP_EBROKENBARRIER, -5031, "the barrier is broken", "BrokenBarrierError")
 
 enum mp_error_code {
 #define MP__ERROR_CODE(name, code, text, python) name = (code),
