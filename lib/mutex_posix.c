@@ -38,3 +38,15 @@ bool mp__mutex_is_orphan(const mp__mutex *mutex)
     (void)mutex;
     return false;
 }
+
+bool mp__mutex_lock_fast(pthread_mutex_t *mutex)
+{
+    (void)mutex;
+    return false;
+}
+
+bool mp__mutex_unlock_fast(pthread_mutex_t *mutex)
+{
+    (void)mutex;
+    return false;
+}

@@ -206,6 +206,7 @@ static bool kill_after(arena *a, int steps, bool *more)
 
 static bool kill_everywhere(arena *a, const operation *o)
 {
+    double begin = seconds_now();
     bool more = true;
     int steps;
 
@@ -218,7 +219,7 @@ static bool kill_everywhere(arena *a, const operation *o)
         return false;
     }
     if (getenv("VERBOSE"))
-        fprintf(stderr, "%s: %d steps\n", o->name, steps);
+        fprintf(stderr, "%s: %d steps, %g s\n", o->name, steps, seconds_now() - begin);
     return true;
 }
 
