@@ -12,6 +12,7 @@
 #include <multiprocessing/value.h>
 #include <multiprocessing/connection.h>
 #include <multiprocessing/queues.h>
+#include <multiprocessing/synchronize.h>
 #include <multiprocessing/context.h>
 #include <multiprocessing/process.h>
 #include <multiprocessing/pool.h>

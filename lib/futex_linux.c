@@ -31,3 +31,15 @@ int mp__futex_wake(atomic_uint *word, int count)
 
     return n > 0 ? (int)n : 0; /* cannot fail on our memory */
 }
+
+void mp__futex_add(atomic_uint *word, unsigned addend, int count)
+{
+    /* What went before is published here: sanitizers do not see what the kernel does. */
+    (void)atomic_fetch_add(word, 0);
+    if (syscall(SYS_futex, word, FUTEX_WAKE_OP, count, NULL, word,
+            FUTEX_OP(FUTEX_OP_ADD, (int)addend, FUTEX_OP_CMP_LT, 0)) >= 0)
+        return;
+    /* Refused (by a filter of system calls, or an emulator): in two steps. */
+    (void)atomic_fetch_add(word, addend);
+    mp__futex_wake(word, count);
+}

@@ -35,3 +35,9 @@ int mp__futex_wake(atomic_uint *word, int count)
     (void)count;
     return 0;
 }
+
+void mp__futex_add(atomic_uint *word, unsigned addend, int count)
+{
+    (void)count;
+    (void)atomic_fetch_add(word, addend);
+}

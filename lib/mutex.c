@@ -59,6 +59,8 @@ int mp__mutex_lock(mp__mutex *mutex, int64_t deadline)
 {
     int e;
 
+    if (mp__mutex_lock_fast(&mutex->mutex))
+        return 0;
     if (deadline == MP__NEVER && !mp__fd_interruptible())
         return answer(mutex, pthread_mutex_lock(&mutex->mutex));
     e = pthread_mutex_trylock(&mutex->mutex);
@@ -71,10 +73,14 @@ int mp__mutex_lock(mp__mutex *mutex, int64_t deadline)
 
 int mp__mutex_enter(mp__mutex *mutex)
 {
+    if (mp__mutex_lock_fast(&mutex->mutex))
+        return 0;
     return answer(mutex, pthread_mutex_lock(&mutex->mutex));
 }
 
 int mp__mutex_unlock(mp__mutex *mutex)
 {
+    if (mp__mutex_unlock_fast(&mutex->mutex))
+        return 0;
     return pthread_mutex_unlock(&mutex->mutex) ? MP_EPERM : 0;
 }

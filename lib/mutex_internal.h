@@ -11,6 +11,7 @@
 #define MP__MUTEX_INTERNAL_H
 
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 typedef struct mp__mutex {
@@ -42,7 +43,17 @@ int mp__mutex_enter(mp__mutex *mutex);
 /* Unlocks what this thread holds. 0, or MP_EPERM (not recorded) if it does not. */
 int mp__mutex_unlock(mp__mutex *mutex);
 
-/* The twins': waits until the deadline, not 0 and not MP__NEVER, as pthread_mutex_timedlock. */
+/*
+ * Whether its holder died and nobody was told yet; false where that cannot be
+ * seen. So are those that follow the twins'.
+ */
+bool mp__mutex_is_orphan(const mp__mutex *mutex);
+
+/* Waits until the deadline, neither 0 nor MP__NEVER, as pthread_mutex_timedlock. */
 int mp__mutex_timedlock(pthread_mutex_t *mutex, int64_t deadline);
+
+/* Locks a free mutex, unlocks one of this thread. False: the C library shall do it. */
+bool mp__mutex_lock_fast(pthread_mutex_t *mutex);
+bool mp__mutex_unlock_fast(pthread_mutex_t *mutex);
 
 #endif

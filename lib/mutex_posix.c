@@ -32,3 +32,21 @@ int mp__mutex_timedlock(pthread_mutex_t *mutex, int64_t deadline)
     }
     return e;
 }
+
+bool mp__mutex_is_orphan(const mp__mutex *mutex)
+{
+    (void)mutex;
+    return false;
+}
+
+bool mp__mutex_lock_fast(pthread_mutex_t *mutex)
+{
+    (void)mutex;
+    return false;
+}
+
+bool mp__mutex_unlock_fast(pthread_mutex_t *mutex)
+{
+    (void)mutex;
+    return false;
+}

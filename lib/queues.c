@@ -669,4 +669,4 @@ static void release(void *object)
     mp_queue_free(object);
 }
 
-const mp__kind mp__queue_kind = { "a queue", 2, reduce, rebuild, release };
+const mp__kind mp__queue_kind = { "a queue", 20, reduce, rebuild, release };

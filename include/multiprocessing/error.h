@@ -76,7 +76,9 @@ extern "C" {
     X(MP_EEMPTY, -5040, "the queue is empty", "Empty")                                    \
     X(MP_EFULL, -5041, "the queue is full", "Full")                                       \
     X(MP_EOWNERDEAD, -EOWNERDEAD, "its last holder died holding it; it is yours now",     \
-        "RuntimeError")
+        "RuntimeError")                                                                   \
+    X(MP_ENOTHELD, -5030, "only who holds it may do that", "AssertionError")              \
+    X(MP_EBROKENBARRIER, -5031, "the barrier is broken", "BrokenBarrierError")
 
 enum mp_error_code {
 #define MP__ERROR_CODE(name, code, text, python) name = (code),

@@ -6,7 +6,7 @@
  * are given: bool (true and false themselves are int in C11), integers of every width, float, double, char * (text),
  * mp_list(...), mp_dict(key, value, ...), mp_bytes(pointer, size),
  * mp_struct(&s), mp_none() or NULL, a ready msgpack_object, and handles such as
- * mp_connection *. Text, bytes and lists are not copied until the value is
+ * mp_connection * and mp_lock *. Text, bytes and lists are not copied until the value is
  * packed: use it in the expression that makes it, as one does with arguments.
  *
  * What cannot arrive is refused when it is packed, by the function that takes
@@ -98,6 +98,11 @@ MP_API int mp_set_limits(const mp_limits *limits);
 typedef struct mp__kind mp__kind;
 typedef struct mp_connection mp_connection; /* what can be a handle; each header tells of its own */
 typedef struct mp_queue mp_queue;
+typedef struct mp_lock mp_lock;
+typedef struct mp_semaphore mp_semaphore;
+typedef struct mp_condition mp_condition;
+typedef struct mp_event mp_event;
+typedef struct mp_barrier mp_barrier;
 
 enum mp__slot_type {
     MP__SLOT_STRUCT,
@@ -157,7 +162,7 @@ MP_API int mp_raise(mp_call *call, int code, const char *format, ...) MP__PRINTF
  *   mp_bytes_view      bytes or text, or none; lent
  *   msgpack_object     anything; lent
  *   mp_connection *    a connection (see mp_connection_keep); lent
- *   mp_queue *         a queue (see mp_queue_keep); lent
+ *   mp_queue *, mp_lock *, mp_semaphore *, mp_condition *, mp_event *, mp_barrier *  the same
  *   any other type     bytes of exactly its size: what mp_struct sent
  *   NULL               anything: skipped
  *
@@ -203,7 +208,12 @@ MP_API int mp_raise(mp_call *call, int code, const char *format, ...) MP__PRINTF
 /* The types of handles, and their kinds. */
 #define MP__HANDLES(X) \
     X(mp_connection, mp__connection_kind) \
-    X(mp_queue, mp__queue_kind)
+    X(mp_queue, mp__queue_kind) \
+    X(mp_lock, mp__lock_kind) \
+    X(mp_semaphore, mp__semaphore_kind) \
+    X(mp_condition, mp__condition_kind) \
+    X(mp_event, mp__event_kind) \
+    X(mp_barrier, mp__barrier_kind)
 #define MP__HANDLE_VALUE(type, kind_of_type) type *: mp__from_handle,
 #define MP__HANDLE_SLOT(type, kind_of_type) type **: MP__SLOT_HANDLE,
 #define MP__HANDLE_KIND(type, kind_of_type) type **: &kind_of_type,

@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * synchronize_event.c - Event: a word that counts its changes, odd when it is set.
+ */
+#include "synchronize_internal.h"
+
+#include <limits.h>
+
+#include "clock_internal.h"
+#include "error_internal.h"
+#include "futex_internal.h"
+
+typedef struct body {
+    mp__shared_head head;
+    _Alignas(64) atomic_uint word;
+    mp__mutex change; /* of who changes the word */
+} body;
+
+struct mp_event {
+    mp__shared shared;
+};
+
+static body *body_of(const mp_event *event)
+{
+    return event->shared.block.memory;
+}
+
+mp_event *mp_event_new(void)
+{
+    mp_event *event = mp__shared_new(&mp__event_kind, sizeof(*event), sizeof(body));
+
+    if (event && mp__mutex_init(&body_of(event)->change) < 0) {
+        mp_event_free(event);
+        return NULL;
+    }
+    return event;
+}
+
+void mp_event_free(mp_event *event)
+{
+    mp__shared_free(event);
+}
+
+mp_event *mp_event_keep(mp_event *event)
+{
+    if (event)
+        mp__handle_keep(&event->shared.handle);
+    return event;
+}
+
+bool mp_event_is_set(const mp_event *event)
+{
+    return event && atomic_load(&body_of(event)->word) & 1;
+}
+
+/* The word is whole at any instruction, so a change by somebody who died needs no repair. */
+static int change(mp_event *event, bool set)
+{
+    body *b;
+    int r;
+
+    if (!event)
+        return mp__fail(MP_EINVAL, "no event: NULL");
+    b = body_of(event);
+    r = mp__mutex_enter(&b->change);
+    if (r < 0 && r != MP_EOWNERDEAD)
+        return r;
+    if (mp_event_is_set(event) != set) {
+        if (set)
+            mp__futex_add(&b->word, 1, INT_MAX);
+        else
+            (void)atomic_fetch_add(&b->word, 1);
+    }
+    (void)mp__mutex_unlock(&b->change);
+    return 0;
+}
+
+int mp_event_set(mp_event *event)
+{
+    return change(event, true);
+}
+
+int mp_event_clear(mp_event *event)
+{
+    return change(event, false);
+}
+
+int mp_event_wait(mp_event *event, double timeout)
+{
+    int64_t deadline = mp__clock_deadline(timeout);
+    unsigned before;
+    int r = 0;
+
+    if (!event)
+        return mp__fail(MP_EINVAL, "no event: NULL");
+    before = atomic_load(&body_of(event)->word);
+    while (r == 0 && !(before & 1) && atomic_load(&body_of(event)->word) == before)
+        r = mp__futex_wait(&body_of(event)->word, before, deadline);
+    return r == MP_ETIMEDOUT ? mp__fail(r, "nobody set the event within the time") : r;
+}
+
+static int rebuild(const uint8_t *state, size_t size, int *fds, size_t count, void **object)
+{
+    (void)state;
+    if (size != 0 || count != 1)
+        return mp__fail(MP_EPROTOCOL, "malformed event in a message");
+    return mp__shared_rebuild(&mp__event_kind, sizeof(mp_event), sizeof(body), &fds[0], object);
+}
+
+const mp__kind mp__event_kind = { "an event", 13, mp__shared_reduce, rebuild, mp__shared_free };
