@@ -5,6 +5,7 @@
  */
 #include "queues_parcel_internal.h"
 
+#include <errno.h>
 #include <sys/socket.h>
 
 #include "error_internal.h"
@@ -28,7 +29,7 @@ int mp__queue_parcel_put(const int fds[2], uint64_t ticket, const mp__parcel *pa
 
     if (n == (ssize_t)sizeof(ticket))
         return 0;
-    if (n >= 0 || n == MP_EAGAIN)
+    if (n >= 0 || n == MP_EAGAIN || n == -ETOOMANYREFS)
         return mp__fail(MP_EAGAIN, "the system holds no more descriptors for this queue: take "
                                    "items with handles out of it before more are put");
     return (int)n;

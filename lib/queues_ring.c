@@ -106,7 +106,20 @@ void mp__queue_unlock(mp__mutex *lock)
 
 /* ---- looking ---- */
 
-/* A thread that forks may be in here: its child finds no view rather than half of one. */
+/*
+ * Another thread may fork at any moment of these two: its child finds no view, or
+ * memory of the right size that it unmaps when it looks for itself.
+ */
+static void show(
+    mp__queue_view *view, void *memory, uint64_t size, uint64_t base, uint64_t generation)
+{
+    view->size = (size_t)size;
+    view->base = base;
+    atomic_signal_fence(memory_order_seq_cst);
+    view->memory = memory;
+    atomic_store(&view->known, generation + 1);
+}
+
 static void forget(mp__queue_view *view)
 {
     char *memory = view->memory;
@@ -147,10 +160,7 @@ static int map(mp__queue_ring *ring, mp__queue_view *view, uint64_t generation)
         r = mp__sparse_map(ring->fd, (off_t)1 << log2, (size_t)1 << log2, &memory);
     if (r < 0)
         return r;
-    view->memory = memory;
-    view->size = (size_t)1 << log2;
-    view->base = shape->base;
-    atomic_store(&view->known, generation + 1);
+    show(view, memory, UINT64_C(1) << log2, shape->base, generation);
     return 0;
 }
 
@@ -264,10 +274,7 @@ static int resize(mp__queue_ring *ring, uint64_t log2, uint64_t need)
     atomic_store(&shape->committed, committed);
     atomic_store(&s->generation, generation + 1); /* now it holds */
     forget(&ring->put);
-    ring->put.memory = memory;
-    ring->put.size = (size_t)size;
-    ring->put.base = head;
-    atomic_store(&ring->put.known, generation + 2);
+    show(&ring->put, memory, size, head, generation + 1);
     release_others(ring, log2);
     return 0;
 }
