@@ -71,9 +71,10 @@ MP_API mp_queue *mp_queue_keep(mp_queue *queue);
  * not wait. Without maxsize it waits for nothing but a process that is at work in
  * the queue at this moment; for that, five seconds at most when the timeout is 0.
  *
- * Handles in a value are held by the system, which holds some hundreds for a queue
- * (each item with handles needs about 800 bytes of the send buffer of a socket, see
- * net.core.wmem_max, and no more descriptors can be under way than RLIMIT_NOFILE).
+ * Handles in a value are held by the system, in the send buffer of a socket. How many
+ * items with handles a queue can have follows from net.core.wmem_max: some 270 at
+ * least, 500 as Linux comes; and no more descriptors can be under way than
+ * RLIMIT_NOFILE says, unless the user is root. One more is MP_EAGAIN, at once.
  *
  * Returns 0, or
  *   MP_EFULL     not within the time
