@@ -86,7 +86,7 @@ void mp__log_set_name(const char *name)
 {
     size_t i = 0;
 
-    for (; name[i] && i < sizeof(process_name) - 1; i++)
+    for (; i < sizeof(process_name) - 1 && name[i]; i++)
         process_name[i] = name[i];
     process_name[i] = '\0';
 }

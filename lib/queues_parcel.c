@@ -103,9 +103,10 @@ void mp__queue_parcel_drop_all(const int fds[2])
 
 void mp__queue_parcel_signal(const int fds[2])
 {
+    static const mp__parcel none; /* no descriptors */
     struct iovec part = { (char[]){ 1 }, 1 };
 
-    (void)mp__fd_try_send(fds[1], &part, 1, NULL, 0); /* full: it is readable */
+    (void)mp__fd_try_send(fds[1], &part, 1, none.fds, 0); /* full: it is readable */
 }
 
 void mp__queue_parcel_hush(const int fds[2])

@@ -243,38 +243,43 @@ static uint64_t round_up(uint64_t size, uint64_t step)
     return (size + step - 1) / step * step;
 }
 
+/* Another ring in the file, with memory for the first bytes of it. 0 or a code. */
+static int make_ring(const mp__queue_ring *ring, uint64_t log2, uint64_t committed, void **memory)
+{
+    off_t size = (off_t)1 << log2;
+    int r = mp__sparse_extend(ring->fd, 2 * size);
+
+    if (r == 0 && committed)
+        r = mp__sparse_reserve(ring->fd, size, (off_t)committed);
+    if (r == 0)
+        r = mp__sparse_map(ring->fd, size, (size_t)size, memory);
+    return r;
+}
+
 /*
  * With both locks held: what is in the ring moves into one of 2^log2 bytes, another
- * size than it has, with memory for need bytes.
+ * size than it has, with memory for need bytes. It begins there with the first item.
  */
 static int resize(mp__queue_ring *ring, uint64_t log2, uint64_t need)
 {
     mp__queue_shared *s = ring->shared;
-    uint64_t generation = s->generation, head = head_of(s), used = tail_of(s) - head;
+    uint64_t generation = s->generation, head = head_of(s);
     mp__queue_shape *shape = &s->shapes[(generation + 1) & 1];
-    uint64_t size = UINT64_C(1) << log2, committed = round_up(need, STEP);
-    size_t first;
+    uint64_t committed = round_up(need, STEP);
     void *memory = NULL;
-    const char *from;
-    int r = mp__sparse_extend(ring->fd, (off_t)2 << log2);
+    int r = make_ring(ring, log2, committed, &memory);
 
-    if (r == 0 && need)
-        r = mp__sparse_reserve(ring->fd, (off_t)size, (off_t)committed);
-    if (r == 0)
-        r = mp__sparse_map(ring->fd, (off_t)size, (size_t)size, &memory);
-    if (r < 0) {
+    if (!memory) {
         release_others(ring, s->shapes[generation & 1].log2);
         return r;
     }
-    from = locate(&ring->put, head, (size_t)used, &first);
-    memcpy(memory, from, first);
-    memcpy((char *)memory + first, ring->put.memory, (size_t)used - first);
+    mp__queue_view_read(&ring->put, head, memory, (size_t)(tail_of(s) - head));
     shape->base = head;
     shape->log2 = log2;
     atomic_store(&shape->committed, committed);
     atomic_store(&s->generation, generation + 1); /* now it holds */
     forget(&ring->put);
-    show(&ring->put, memory, size, head, generation + 1);
+    show(&ring->put, memory, UINT64_C(1) << log2, head, generation + 1);
     release_others(ring, log2);
     return 0;
 }
