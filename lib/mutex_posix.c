@@ -33,20 +33,27 @@ int mp__mutex_timedlock(pthread_mutex_t *mutex, int64_t deadline)
     return e;
 }
 
-bool mp__mutex_is_orphan(const mp__mutex *mutex)
+void mp__self_ask(mp__self *self)
 {
-    (void)mutex;
-    return false;
+    (void)self; /* the token is enough */
 }
 
-bool mp__mutex_lock_fast(pthread_mutex_t *mutex)
+void mp__mutex_wake(mp__mutex *mutex)
 {
-    (void)mutex;
-    return false;
+    (void)mutex; /* there is no short way to need it */
 }
 
-bool mp__mutex_unlock_fast(pthread_mutex_t *mutex)
+bool mp__mutex_is_held(const mp__mutex *mutex)
 {
-    (void)mutex;
-    return false;
+    return atomic_load(&mutex->holder) != 0;
+}
+
+bool mp__mutex_is_mine(const mp__mutex *mutex)
+{
+    return atomic_load(&mutex->holder) == mp__self_get()->token;
+}
+
+bool mp__mutex_is_mine_here(const mp__mutex *mutex)
+{
+    return mp__mutex_is_mine(mutex);
 }

@@ -6,11 +6,8 @@
 #include "synchronize_internal.h"
 
 #include <stdlib.h>
-#include <unistd.h>
 
-#include "clock_internal.h"
 #include "error_internal.h"
-#include "hooks_internal.h"
 
 #define VERSION 1
 
@@ -99,39 +96,6 @@ void mp__shared_free(void *object)
         return;
     mp__block_done(&shared->block);
     free(shared);
-}
-
-/* ---- who a thread is ---- */
-
-static _Thread_local mp__self self;
-
-/* Only the thread that called fork is in the child. */
-static void after_fork(bool ours)
-{
-    (void)ours;
-    self.token = 0;
-}
-
-/* Without randomness: what no other thread has by chance either. */
-static uint64_t make_token(void)
-{
-    return (uint64_t)mp__clock_now() * UINT64_C(0x9e3779b97f4a7c15) ^ (uintptr_t)&self ^
-           (uint64_t)getpid() << 40;
-}
-
-static void introduce(void)
-{
-    mp__hooks_after_fork(after_fork);
-    self.pid = getpid();
-    if (getentropy(&self.token, sizeof(self.token)) < 0 || self.token == 0)
-        self.token = make_token() | 1;
-}
-
-const mp__self *mp__self_get(void)
-{
-    if (self.token == 0)
-        introduce();
-    return &self;
 }
 
 /* ---- seats ---- */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * synchronize_internal.h - what locks, semaphores, conditions, events and
- * barriers share: a body in shared memory that says what it is, the identity of
- * threads, and seats for those that wait.
+ * barriers share: a body in shared memory that says what it is, and seats for
+ * those that wait.
  */
 #ifndef MP__SYNCHRONIZE_INTERNAL_H
 #define MP__SYNCHRONIZE_INTERNAL_H
@@ -45,16 +45,6 @@ int mp__shared_reduce(const void *object, mp__reduced *reduced);
 
 /* Ends an object, NULL too; but one that a message lent, which ends it. */
 void mp__shared_free(void *object);
-
-/* ---- who a thread is ---- */
-
-typedef struct mp__self {
-    uint64_t token; /* random: no thread of any process was ever called so. 0: nobody */
-    pid_t pid;
-} mp__self;
-
-/* Who calls. A child made by fork is somebody else. */
-const mp__self *mp__self_get(void);
 
 /* ---- seats ---- */
 
