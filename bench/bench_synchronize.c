@@ -141,11 +141,27 @@ static const struct shared_work works[] = { { floor_sem, TOGETHER }, { use_lock,
     { use_ping, MEETINGS }, { use_events, MEETINGS }, { floor_barrier, MEETINGS },
     { use_barrier, MEETINGS } };
 
+/* Each on a CPU of its own, where there are two. */
+static void pin(size_t which)
+{
+    cpu_set_t allowed, one;
+
+    CPU_ZERO(&one);
+    if (sched_getaffinity(0, sizeof(allowed), &allowed) < 0)
+        return;
+    for (size_t cpu = 0, n = 0; cpu < CPU_SETSIZE; cpu++)
+        if (CPU_ISSET(cpu, &allowed) && n++ == which)
+            CPU_SET(cpu, &one);
+    if (CPU_COUNT(&one))
+        (void)sched_setaffinity(0, sizeof(one), &one);
+}
+
 /* The second process. */
 static int take_part(void)
 {
     int work;
 
+    pin(1);
     for (;;) {
         (void)sem_wait(&shared->go);
         work = atomic_load(&shared->work);
@@ -273,6 +289,7 @@ int main(int argc, char **argv)
         if (pid == 0)
             _exit(take_part());
         peer = bench_peer_open();
+        pin(0);
         measure(&options, &peer);
         bench_peer_close(&peer);
         atomic_store(&shared->work, 0);
