@@ -6,6 +6,8 @@
 #include "mutex_internal.h"
 
 #include <errno.h>
+#include <sched.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "clock_internal.h"
@@ -62,6 +64,27 @@ int mp__mutex_init(mp__mutex *mutex)
         e = pthread_mutex_init(&mutex->mutex, &attributes);
     (void)pthread_mutexattr_destroy(&attributes);
     return e ? mp__fail(-e, "cannot make a mutex for shared memory: %s", mp_strerror(-e)) : 0;
+}
+
+#define YIELDS 50
+#define LONGEST 2000000 /* ns between two tries */
+
+int mp__mutex_poll(pthread_mutex_t *mutex, int64_t deadline)
+{
+    struct timespec pause = { 0, 20000 };
+    int e = EBUSY;
+
+    for (int i = 0; (e = pthread_mutex_trylock(mutex)) == EBUSY; i++) {
+        if (mp__clock_over(deadline))
+            return ETIMEDOUT;
+        if (i < YIELDS) {
+            (void)sched_yield();
+            continue;
+        }
+        (void)nanosleep(&pause, NULL);
+        pause.tv_nsec = pause.tv_nsec < LONGEST / 2 ? pause.tv_nsec * 2 : LONGEST;
+    }
+    return e;
 }
 
 /* The code for what a pthread function said. */

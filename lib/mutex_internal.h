@@ -75,6 +75,9 @@ static inline const mp__self *mp__self_get(void)
     return &mp__self_here;
 }
 
+/* For the twins: waits by trying, seldom enough to cost little; as pthread_mutex_timedlock. */
+int mp__mutex_poll(pthread_mutex_t *mutex, int64_t deadline);
+
 /* ---- the twins' ---- */
 
 /* Finds tid and list. */
@@ -98,16 +101,15 @@ void mp__mutex_wake(mp__mutex *mutex);
  * locking, the thread has no list, and glibc does all of it.
  */
 #if defined(__SANITIZE_THREAD__)
-#define MP__SHORT_WAY 0
+#define MP__TSAN 1
 #elif defined(__has_feature)
 #if __has_feature(thread_sanitizer)
-#define MP__SHORT_WAY 0
+#define MP__TSAN 1
 #endif
 #endif
-#if !defined(MP__SHORT_WAY) && defined(__GLIBC__) && defined(__LP64__)
+#if defined(__GLIBC__) && defined(__LP64__) && !defined(MP__TSAN)
 #define MP__SHORT_WAY 1
-#endif
-#ifndef MP__SHORT_WAY
+#else
 #define MP__SHORT_WAY 0
 #endif
 
