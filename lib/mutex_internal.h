@@ -47,13 +47,9 @@ int mp__mutex_enter(mp__mutex *mutex);
 /* Unlocks what this thread holds. 0, or MP_EPERM (not recorded) if it does not. */
 int mp__mutex_unlock(mp__mutex *mutex);
 
-/*
- * Whether somebody holds it, whether this thread does, and whether it does by this
- * mapping of the memory: then that must stay mapped. Only the second is for sure.
- */
+/* Whether somebody holds it, which may change; whether this thread does. */
 bool mp__mutex_is_held(const mp__mutex *mutex);
 bool mp__mutex_is_mine(const mp__mutex *mutex);
-bool mp__mutex_is_mine_here(const mp__mutex *mutex);
 
 /* ---- who a thread is ---- */
 

@@ -63,10 +63,3 @@ bool mp__mutex_is_mine(const mp__mutex *mutex)
     return (atomic_load_explicit(mp__mutex_word(mutex), memory_order_relaxed) & FUTEX_TID_MASK) ==
            mp__self_get()->tid;
 }
-
-/* Mine is in this thread's list, so what stands before it in the list can be read. */
-bool mp__mutex_is_mine_here(const mp__mutex *mutex)
-{
-    return mp__mutex_is_mine(mutex) &&
-           mp__link_clean(*mp__link_back(mp__link_of(mutex)))->next == mp__link_of(mutex);
-}

@@ -29,8 +29,3 @@ bool mp__mutex_is_mine(const mp__mutex *mutex)
 {
     return atomic_load(&mutex->holder) == mp__self_get()->token;
 }
-
-bool mp__mutex_is_mine_here(const mp__mutex *mutex)
-{
-    return mp__mutex_is_mine(mutex);
-}

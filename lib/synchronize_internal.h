@@ -22,12 +22,14 @@
 typedef struct mp__shared {
     mp__handle handle;
     mp__block block;
+    struct mp__mapping *mapping; /* of the block's memory */
 } mp__shared;
 
 /* Every body begins with this, so that what arrives can be checked. */
 typedef struct mp__shared_head {
     uint32_t kind, version;
     uint64_t size;
+    uint64_t id; /* random */
 } mp__shared_head;
 
 /* A new object of object_size bytes with a body of body_size zeros behind its head; or NULL. */
@@ -45,6 +47,12 @@ int mp__shared_reduce(const void *object, mp__reduced *reduced);
 
 /* Ends an object, NULL too; but one that a message lent, which ends it. */
 void mp__shared_free(void *object);
+
+/* Whether this object is the only one of the process over its body. */
+bool mp__shared_is_last(const void *object);
+
+/* Leaves the body mapped when the object is freed. */
+void mp__shared_leave_mapped(void *object);
 
 /* ---- seats ---- */
 

@@ -81,13 +81,12 @@ void mp_lock_free(mp_lock *lock)
 
     if (!lock)
         return;
-    if (!lock->shared.handle.lender && body_of(lock) &&
-        mp__mutex_is_mine_here(&body_of(lock)->mutex)) {
+    if (!lock->shared.handle.lender && mp__lock_is_mine(lock) && mp__shared_is_last(lock)) {
         /* The kernel's list of what a thread holds leads through this memory: it stays mapped. */
         mp_log(MP_LOG_WARNING,
             "%s is freed while it is held, and stays held until its thread ends; release it first",
             mp_lock_repr(lock, text, sizeof(text)));
-        lock->shared.block.memory = NULL;
+        mp__shared_leave_mapped(lock);
     }
     mp__shared_free(lock);
 }
