@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 #
 # peer.py - CPython's multiprocessing doing the work of bench_process.c,
-# bench_connection.c, bench_pool.c and bench_queues.c. It reads lines such as "fork 20" from stdin and answers
-# each with the microseconds of one operation.
+# bench_connection.c, bench_pool.c, bench_queues.c and bench_synchronize.c. It reads lines such as
+# "fork 20" from stdin and answers each with the microseconds of one operation.
 import multiprocessing
 import os
 import sys
@@ -182,6 +182,70 @@ def queue(side, count):
     return seconds / (side * count)
 
 
+def acquire_and_release(lock, ready, count):
+    ready.wait()
+    begin = perf_counter()
+    for _ in range(count):
+        lock.acquire()
+        lock.release()
+    return perf_counter() - begin
+
+
+def lock(kind, processes, count):
+    """Acquire and release, by one process or two at once."""
+    context, count = multiprocessing.get_context("fork"), int(count)
+    it, ready = getattr(context, kind)(), context.Barrier(int(processes))
+    if int(processes) == 1:
+        return acquire_and_release(it, ready, count) / count
+    p = context.Process(target=acquire_and_release, args=(it, ready, count))
+    p.start()
+    seconds = acquire_and_release(it, ready, count)
+    p.join()
+    return seconds / count
+
+
+def meet(mine, its, first, ready, count):
+    ready.wait()
+    begin = perf_counter()
+    for _ in range(count):
+        if first:
+            mine.set()
+        its.wait()
+        its.clear()
+        if not first:
+            mine.set()
+    return perf_counter() - begin
+
+
+def events(count):
+    """Two events, there and back."""
+    context, count = multiprocessing.get_context("fork"), int(count)
+    one, other, ready = context.Event(), context.Event(), context.Barrier(2)
+    p = context.Process(target=meet, args=(other, one, False, ready, count))
+    p.start()
+    seconds = meet(one, other, True, ready, count)
+    p.join()
+    return seconds / count
+
+
+def pass_barrier(it, count):
+    it.wait()
+    begin = perf_counter()
+    for _ in range(count):
+        it.wait()
+    return perf_counter() - begin
+
+
+def barrier(count):
+    context, count = multiprocessing.get_context("fork"), int(count)
+    it = context.Barrier(2)
+    p = context.Process(target=pass_barrier, args=(it, count))
+    p.start()
+    seconds = pass_barrier(it, count)
+    p.join()
+    return seconds / count
+
+
 def main():
     # Children must not write to the benchmark.
     answers = os.fdopen(os.dup(1), "w")
@@ -197,6 +261,9 @@ def main():
             "apply": pool_apply,
             "pool": pool_start,
             "queue": queue,
+            "lock": lock,
+            "events": events,
+            "barrier": barrier,
         }[name]
         print(work(*arguments) * 1e6, file=answers, flush=True)
 

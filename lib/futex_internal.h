@@ -25,10 +25,11 @@ int mp__futex_wait(atomic_uint *word, unsigned expected, int64_t deadline);
 int mp__futex_wake(atomic_uint *word, int count);
 
 /*
- * The twins': adds to the word and wakes at most count, in one step: a process
- * that is killed here has done both or nothing, so no change goes unnoticed.
+ * The twins': adds to the word, or sets bits of it, and wakes at most count, in one
+ * step: who is killed here has done both or nothing, so no change goes unnoticed.
  */
 void mp__futex_add(atomic_uint *word, unsigned addend, int count);
+void mp__futex_or(atomic_uint *word, unsigned bits, int count);
 
 /* The twins': one sleep until the absolute deadline, which may end early and says nothing. */
 void mp__futex_sleep(atomic_uint *word, unsigned expected, int64_t deadline);

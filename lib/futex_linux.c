@@ -5,6 +5,7 @@
 #include "futex_internal.h"
 
 #include <linux/futex.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -32,14 +33,26 @@ int mp__futex_wake(atomic_uint *word, int count)
     return n > 0 ? (int)n : 0; /* cannot fail on our memory */
 }
 
-void mp__futex_add(atomic_uint *word, unsigned addend, int count)
+/* False: refused, by a filter of system calls or an emulator. */
+static bool change_and_wake(atomic_uint *word, int operation, int count)
 {
     /* What went before is published here: sanitizers do not see what the kernel does. */
     (void)atomic_fetch_add(word, 0);
-    if (syscall(SYS_futex, word, FUTEX_WAKE_OP, count, NULL, word,
-            FUTEX_OP(FUTEX_OP_ADD, (int)addend, FUTEX_OP_CMP_LT, 0)) >= 0)
+    return syscall(SYS_futex, word, FUTEX_WAKE_OP, count, NULL, word, operation) >= 0;
+}
+
+void mp__futex_add(atomic_uint *word, unsigned addend, int count)
+{
+    if (change_and_wake(word, FUTEX_OP(FUTEX_OP_ADD, (int)addend, FUTEX_OP_CMP_LT, 0), count))
         return;
-    /* Refused (by a filter of system calls, or an emulator): in two steps. */
     (void)atomic_fetch_add(word, addend);
+    mp__futex_wake(word, count);
+}
+
+void mp__futex_or(atomic_uint *word, unsigned bits, int count)
+{
+    if (change_and_wake(word, FUTEX_OP(FUTEX_OP_OR, (int)bits, FUTEX_OP_CMP_LT, 0), count))
+        return;
+    (void)atomic_fetch_or(word, bits);
     mp__futex_wake(word, count);
 }

@@ -41,3 +41,9 @@ void mp__futex_add(atomic_uint *word, unsigned addend, int count)
     (void)count;
     (void)atomic_fetch_add(word, addend);
 }
+
+void mp__futex_or(atomic_uint *word, unsigned bits, int count)
+{
+    (void)count;
+    (void)atomic_fetch_or(word, bits);
+}

@@ -6,10 +6,49 @@
 #include "mutex_internal.h"
 
 #include <errno.h>
+#include <sched.h>
+#include <time.h>
+#include <unistd.h>
 
 #include "clock_internal.h"
 #include "error_internal.h"
 #include "fd_internal.h"
+
+/* ---- who a thread is ---- */
+
+_Thread_local mp__self mp__self_here;
+
+/* The thread that called fork is another one in the child. */
+static void after_fork(void)
+{
+    mp__self_here = (mp__self){ 0 };
+}
+
+static void install(void)
+{
+    (void)pthread_atfork(NULL, NULL, after_fork); /* ENOMEM: only forks suffer */
+}
+
+/* Without randomness: what no other thread has by chance either. */
+static uint64_t make_token(void)
+{
+    return (uint64_t)mp__clock_now() * UINT64_C(0x9e3779b97f4a7c15) ^ (uintptr_t)&mp__self_here ^
+           (uint64_t)getpid() << 40;
+}
+
+void mp__self_introduce(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    mp__self *me = &mp__self_here;
+
+    (void)pthread_once(&once, install);
+    me->pid = getpid();
+    mp__self_ask(me);
+    if (getentropy(&me->token, sizeof(me->token)) < 0 || me->token == 0)
+        me->token = make_token() | 1;
+}
+
+/* ---- mutexes ---- */
 
 int mp__mutex_init(mp__mutex *mutex)
 {
@@ -27,9 +66,32 @@ int mp__mutex_init(mp__mutex *mutex)
     return e ? mp__fail(-e, "cannot make a mutex for shared memory: %s", mp_strerror(-e)) : 0;
 }
 
+#define YIELDS 50
+#define LONGEST 2000000 /* ns between two tries */
+
+int mp__mutex_poll(pthread_mutex_t *mutex, int64_t deadline)
+{
+    struct timespec pause = { 0, 20000 };
+    int e = EBUSY;
+
+    for (int i = 0; (e = pthread_mutex_trylock(mutex)) == EBUSY; i++) {
+        if (mp__clock_over(deadline))
+            return ETIMEDOUT;
+        if (i < YIELDS) {
+            (void)sched_yield();
+            continue;
+        }
+        (void)nanosleep(&pause, NULL);
+        pause.tv_nsec = pause.tv_nsec < LONGEST / 2 ? pause.tv_nsec * 2 : LONGEST;
+    }
+    return e;
+}
+
 /* The code for what a pthread function said. */
 static int answer(mp__mutex *mutex, int e)
 {
+    if (e == 0 || e == EOWNERDEAD)
+        atomic_store(&mutex->holder, mp__self_get()->token);
     if (e == 0)
         return 0;
     if (e == EOWNERDEAD) {
@@ -59,7 +121,7 @@ int mp__mutex_lock(mp__mutex *mutex, int64_t deadline)
 {
     int e;
 
-    if (mp__mutex_lock_fast(&mutex->mutex))
+    if (mp__mutex_lock_short(mutex))
         return 0;
     if (deadline == MP__NEVER && !mp__fd_interruptible())
         return answer(mutex, pthread_mutex_lock(&mutex->mutex));
@@ -73,14 +135,17 @@ int mp__mutex_lock(mp__mutex *mutex, int64_t deadline)
 
 int mp__mutex_enter(mp__mutex *mutex)
 {
-    if (mp__mutex_lock_fast(&mutex->mutex))
+    if (mp__mutex_lock_short(mutex))
         return 0;
     return answer(mutex, pthread_mutex_lock(&mutex->mutex));
 }
 
 int mp__mutex_unlock(mp__mutex *mutex)
 {
-    if (mp__mutex_unlock_fast(&mutex->mutex))
+    if (mp__mutex_unlock_short(mutex))
         return 0;
+    if (!mp__mutex_is_mine(mutex))
+        return MP_EPERM;
+    atomic_store(&mutex->holder, 0);
     return pthread_mutex_unlock(&mutex->mutex) ? MP_EPERM : 0;
 }

@@ -1,52 +1,31 @@
 /* SPDX-License-Identifier: MIT
  *
- * mutex_posix.c - waiting for a mutex where timeouts are on the wall clock only,
- * which may be set: by trying, seldom enough to cost little.
+ * mutex_posix.c - mutexes by nothing but what POSIX has.
  */
 #include "mutex_internal.h"
 
-#include <errno.h>
-#include <sched.h>
-#include <stddef.h>
-#include <time.h>
-
-#include "clock_internal.h"
-
-#define YIELDS 50
-#define LONGEST 2000000 /* ns between two tries */
-
+/* Timeouts of POSIX are on the wall clock, which may be set. */
 int mp__mutex_timedlock(pthread_mutex_t *mutex, int64_t deadline)
 {
-    struct timespec pause = { 0, 20000 };
-    int e = EBUSY;
-
-    for (int i = 0; (e = pthread_mutex_trylock(mutex)) == EBUSY; i++) {
-        if (mp__clock_over(deadline))
-            return ETIMEDOUT;
-        if (i < YIELDS) {
-            (void)sched_yield();
-            continue;
-        }
-        (void)nanosleep(&pause, NULL);
-        pause.tv_nsec = pause.tv_nsec < LONGEST / 2 ? pause.tv_nsec * 2 : LONGEST;
-    }
-    return e;
+    return mp__mutex_poll(mutex, deadline);
 }
 
-bool mp__mutex_is_orphan(const mp__mutex *mutex)
+void mp__self_ask(mp__self *self)
 {
-    (void)mutex;
-    return false;
+    (void)self; /* the token is enough */
 }
 
-bool mp__mutex_lock_fast(pthread_mutex_t *mutex)
+void mp__mutex_wake(mp__mutex *mutex)
 {
-    (void)mutex;
-    return false;
+    (void)mutex; /* there is no short way to need it */
 }
 
-bool mp__mutex_unlock_fast(pthread_mutex_t *mutex)
+bool mp__mutex_is_held(const mp__mutex *mutex)
 {
-    (void)mutex;
-    return false;
+    return atomic_load(&mutex->holder) != 0;
+}
+
+bool mp__mutex_is_mine(const mp__mutex *mutex)
+{
+    return atomic_load(&mutex->holder) == mp__self_get()->token;
 }

@@ -6,16 +6,105 @@
 #include "synchronize_internal.h"
 
 #include <stdlib.h>
-#include <unistd.h>
 
-#include "clock_internal.h"
 #include "error_internal.h"
 #include "hooks_internal.h"
 
 #define VERSION 1
 
+/* ---- mappings ---- */
+
+/*
+ * A body is mapped once in a process, however often it arrives: a mutex at two
+ * addresses would be two for sanitizers, and for the kernel, which is told where
+ * a thread's mutexes are.
+ */
+struct mp__mapping {
+    struct mp__mapping *next;
+    uint64_t id;
+    uint32_t kind;
+    mp__block block; /* without a descriptor */
+    size_t users;
+};
+
+static struct mp__mapping *mappings; /* under mp__lock */
+
+/* The mapping of this body that is there, used once more; or NULL. With mp__lock held. */
+static struct mp__mapping *find_mapping(const mp__shared_head *head, size_t size)
+{
+    for (struct mp__mapping *m = mappings; m; m = m->next)
+        if (m->id == head->id && m->kind == head->kind && m->block.size == size) {
+            m->users++;
+            return m;
+        }
+    return NULL;
+}
+
+/* Gives the object the mapping of its body that is there, or makes its own the one. */
+static int share_mapping(mp__shared *object)
+{
+    const mp__shared_head head = *(const mp__shared_head *)object->block.memory;
+    struct mp__mapping *fresh = malloc(sizeof(*fresh));
+
+    if (!fresh)
+        return mp__fail(MP_ENOMEM, "out of memory for %s", object->handle.kind->name);
+    *fresh = (struct mp__mapping){
+        .id = head.id, .kind = head.kind, .block = object->block, .users = 1
+    };
+    fresh->block.fd = -1;
+    mp__lock();
+    object->mapping = find_mapping(&head, object->block.size);
+    if (!object->mapping) {
+        fresh->next = mappings;
+        object->mapping = mappings = fresh;
+        fresh = NULL;
+    }
+    mp__unlock();
+    if (fresh)
+        mp__block_done(&fresh->block);
+    free(fresh);
+    object->block.memory = object->mapping->block.memory;
+    return 0;
+}
+
+static void drop_mapping(struct mp__mapping *mapping)
+{
+    struct mp__mapping **at = &mappings;
+    bool last;
+
+    mp__lock();
+    last = --mapping->users == 0;
+    while (last && *at != mapping)
+        at = &(*at)->next;
+    if (last)
+        *at = mapping->next;
+    mp__unlock();
+    if (!last)
+        return;
+    mp__block_done(&mapping->block);
+    free(mapping);
+}
+
+bool mp__shared_is_last(const void *object)
+{
+    bool last;
+
+    mp__lock();
+    last = ((const mp__shared *)object)->mapping->users == 1;
+    mp__unlock();
+    return last;
+}
+
+void mp__shared_leave_mapped(void *object)
+{
+    mp__lock();
+    ((mp__shared *)object)->mapping->users++;
+    mp__unlock();
+}
+
 /* ---- bodies ---- */
 
+/* Takes the block on success. */
 static void *adopt(const mp__kind *kind, size_t object_size, mp__block *block)
 {
     mp__shared *object = calloc(1, object_size);
@@ -26,8 +115,19 @@ static void *adopt(const mp__kind *kind, size_t object_size, mp__block *block)
     }
     object->handle.kind = kind;
     object->block = *block;
+    if (share_mapping(object) < 0) {
+        free(object);
+        return NULL;
+    }
     *block = MP__BLOCK_NONE;
     return object;
+}
+
+static uint64_t new_id(void)
+{
+    static atomic_uint count;
+
+    return mp__self_get()->token + atomic_fetch_add(&count, 1);
 }
 
 void *mp__shared_new(const mp__kind *kind, size_t object_size, size_t body_size)
@@ -35,11 +135,11 @@ void *mp__shared_new(const mp__kind *kind, size_t object_size, size_t body_size)
     mp__block block = MP__BLOCK_NONE;
     void *object = NULL;
 
-    if (mp__block_new(body_size, &block) == 0)
+    if (mp__block_new(body_size, &block) == 0) {
+        *(mp__shared_head *)block.memory =
+            (mp__shared_head){ kind->code, VERSION, body_size, new_id() };
         object = adopt(kind, object_size, &block);
-    if (object)
-        *(mp__shared_head *)((mp__shared *)object)->block.memory =
-            (mp__shared_head){ kind->code, VERSION, body_size };
+    }
     mp__block_done(&block);
     return object;
 }
@@ -97,41 +197,10 @@ void mp__shared_free(void *object)
 
     if (!shared || shared->handle.lender)
         return;
+    drop_mapping(shared->mapping);
+    shared->block.memory = NULL;
     mp__block_done(&shared->block);
     free(shared);
-}
-
-/* ---- who a thread is ---- */
-
-static _Thread_local mp__self self;
-
-/* Only the thread that called fork is in the child. */
-static void after_fork(bool ours)
-{
-    (void)ours;
-    self.token = 0;
-}
-
-/* Without randomness: what no other thread has by chance either. */
-static uint64_t make_token(void)
-{
-    return (uint64_t)mp__clock_now() * UINT64_C(0x9e3779b97f4a7c15) ^ (uintptr_t)&self ^
-           (uint64_t)getpid() << 40;
-}
-
-static void introduce(void)
-{
-    mp__hooks_after_fork(after_fork);
-    self.pid = getpid();
-    if (getentropy(&self.token, sizeof(self.token)) < 0 || self.token == 0)
-        self.token = make_token() | 1;
-}
-
-const mp__self *mp__self_get(void)
-{
-    if (self.token == 0)
-        introduce();
-    return &self;
 }
 
 /* ---- seats ---- */

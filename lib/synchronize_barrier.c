@@ -133,7 +133,10 @@ void mp_barrier_set_argument(mp_barrier *b, void *argument)
 
 /* ---- rounds; all with the guard held ---- */
 
-/* Ends the round. Begun by one who died, it is done again from the beginning. */
+/*
+ * Ends the round; they are woken when the guard is left, and find out themselves
+ * if that comes to nothing. Begun by one who died, it is done again from the beginning.
+ */
 static void end_round(mp_barrier *barrier, unsigned ending)
 {
     body *b = body_of(barrier);
@@ -145,8 +148,13 @@ static void end_round(mp_barrier *barrier, unsigned ending)
     if (ending != PASS)
         atomic_store(&b->broken, ending == BREAK);
     atomic_store(&b->arrived, 0);
-    mp__futex_add(&b->turn, 1, INT_MAX);
+    (void)atomic_fetch_add(&b->turn, 1);
     atomic_store(&b->ending, NONE);
+}
+
+static void wake_all(mp_barrier *b)
+{
+    mp__futex_wake(&body_of(b)->turn, INT_MAX);
 }
 
 static int enter(mp_barrier *b)
@@ -158,12 +166,21 @@ static int enter(mp_barrier *b)
         return r;
     ending = atomic_load(&body_of(b)->ending);
     end_round(b, ending == NONE ? BREAK : ending);
+    wake_all(b);
     return 0;
 }
 
 static void leave(mp_barrier *b)
 {
     (void)mp__mutex_unlock(&body_of(b)->guard);
+}
+
+/* Leaves it to those that wait, too: woken earlier, they would only meet at the guard. */
+static void end_and_leave(mp_barrier *b, unsigned ending)
+{
+    end_round(b, ending);
+    leave(b);
+    wake_all(b);
 }
 
 static bool waits(const mp__seat *seat)
@@ -214,8 +231,9 @@ static void break_round(mp_barrier *b, const mp__seat *seat)
     if (enter(b) < 0)
         return;
     if (!seat || waits(seat))
-        end_round(b, BREAK);
-    leave(b);
+        end_and_leave(b, BREAK);
+    else
+        leave(b);
 }
 
 /* Breaks the round if the one this party looks after died. */
@@ -227,8 +245,9 @@ static void look_after_the_next(mp_barrier *b, mp__seat *mine)
         return;
     next = neighbour(b, mine);
     if (waits(mine) && next != mine && !mp__seat_lives(next))
-        end_round(b, BREAK);
-    leave(b);
+        end_and_leave(b, BREAK);
+    else
+        leave(b);
 }
 
 /* With the guard held: a seat if there is room. 0, MP_EAGAIN or MP_EBROKENBARRIER. */
@@ -299,8 +318,9 @@ static int lead(mp_barrier *b, mp__seat *seat)
     if (e < 0)
         return e;
     if (waits(seat))
-        end_round(b, r == 0 && all_live(b, seat) ? PASS : BREAK);
-    leave(b);
+        end_and_leave(b, r == 0 && all_live(b, seat) ? PASS : BREAK);
+    else
+        leave(b);
     return r;
 }
 
@@ -342,8 +362,7 @@ static int end_by_hand(mp_barrier *b, unsigned ending)
 
     if (r < 0)
         return r;
-    end_round(b, ending);
-    leave(b);
+    end_and_leave(b, ending);
     return 0;
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * synchronize_event.c - Event: a word that counts its changes, odd when it is set.
+ * synchronize_event.c - Event: a word that is odd when it is set, and counts how often
+ * it was cleared: so who sleeps on it misses no set that was cleared at once.
  */
 #include "synchronize_internal.h"
 
@@ -13,7 +14,6 @@
 typedef struct body {
     mp__shared_head head;
     _Alignas(64) atomic_uint word;
-    mp__mutex change; /* of who changes the word */
 } body;
 
 struct mp_event {
@@ -27,13 +27,7 @@ static body *body_of(const mp_event *event)
 
 mp_event *mp_event_new(void)
 {
-    mp_event *event = mp__shared_new(&mp__event_kind, sizeof(*event), sizeof(body));
-
-    if (event && mp__mutex_init(&body_of(event)->change) < 0) {
-        mp_event_free(event);
-        return NULL;
-    }
-    return event;
+    return mp__shared_new(&mp__event_kind, sizeof(mp_event), sizeof(body));
 }
 
 void mp_event_free(mp_event *event)
@@ -53,36 +47,25 @@ bool mp_event_is_set(const mp_event *event)
     return event && atomic_load(&body_of(event)->word) & 1;
 }
 
-/* The word is whole at any instruction, so a change by somebody who died needs no repair. */
-static int change(mp_event *event, bool set)
-{
-    body *b;
-    int r;
-
-    if (!event)
-        return mp__fail(MP_EINVAL, "no event: NULL");
-    b = body_of(event);
-    r = mp__mutex_enter(&b->change);
-    if (r < 0 && r != MP_EOWNERDEAD)
-        return r;
-    if (mp_event_is_set(event) != set) {
-        if (set)
-            mp__futex_add(&b->word, 1, INT_MAX);
-        else
-            (void)atomic_fetch_add(&b->word, 1);
-    }
-    (void)mp__mutex_unlock(&b->change);
-    return 0;
-}
-
 int mp_event_set(mp_event *event)
 {
-    return change(event, true);
+    if (!event)
+        return mp__fail(MP_EINVAL, "no event: NULL");
+    if (!mp_event_is_set(event))
+        mp__futex_or(&body_of(event)->word, 1, INT_MAX);
+    return 0;
 }
 
 int mp_event_clear(mp_event *event)
 {
-    return change(event, false);
+    unsigned seen;
+
+    if (!event)
+        return mp__fail(MP_EINVAL, "no event: NULL");
+    seen = atomic_load(&body_of(event)->word);
+    while (seen & 1 && !atomic_compare_exchange_weak(&body_of(event)->word, &seen, seen + 1))
+        ;
+    return 0;
 }
 
 int mp_event_wait(mp_event *event, double timeout)

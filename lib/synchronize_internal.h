@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * synchronize_internal.h - what locks, semaphores, conditions, events and
- * barriers share: a body in shared memory that says what it is, the identity of
- * threads, and seats for those that wait.
+ * barriers share: a body in shared memory that says what it is, and seats for
+ * those that wait.
  */
 #ifndef MP__SYNCHRONIZE_INTERNAL_H
 #define MP__SYNCHRONIZE_INTERNAL_H
@@ -22,12 +22,14 @@
 typedef struct mp__shared {
     mp__handle handle;
     mp__block block;
+    struct mp__mapping *mapping; /* of the block's memory */
 } mp__shared;
 
 /* Every body begins with this, so that what arrives can be checked. */
 typedef struct mp__shared_head {
     uint32_t kind, version;
     uint64_t size;
+    uint64_t id; /* random */
 } mp__shared_head;
 
 /* A new object of object_size bytes with a body of body_size zeros behind its head; or NULL. */
@@ -46,15 +48,11 @@ int mp__shared_reduce(const void *object, mp__reduced *reduced);
 /* Ends an object, NULL too; but one that a message lent, which ends it. */
 void mp__shared_free(void *object);
 
-/* ---- who a thread is ---- */
+/* Whether this object is the only one of the process over its body. */
+bool mp__shared_is_last(const void *object);
 
-typedef struct mp__self {
-    uint64_t token; /* random: no thread of any process was ever called so. 0: nobody */
-    pid_t pid;
-} mp__self;
-
-/* Who calls. A child made by fork is somebody else. */
-const mp__self *mp__self_get(void);
+/* Leaves the body mapped when the object is freed. */
+void mp__shared_leave_mapped(void *object);
 
 /* ---- seats ---- */
 

@@ -14,21 +14,33 @@
 typedef struct body {
     mp__shared_head head;
     _Alignas(64) mp__mutex mutex;
-    _Atomic uint64_t holder; /* its token; written by the holder */
-    atomic_int pid;          /* of the holder, or of the last one */
-    atomic_uint depth;
+    _Atomic uint64_t who; /* its pid, or the last one's, above how often it acquired */
     uint32_t recursive;
 } body;
 
 struct mp_lock {
     mp__shared shared;
     bool recursive;
-    atomic_bool held; /* through this object, if this process holds it */
 };
 
 static body *body_of(const mp_lock *lock)
 {
     return lock->shared.block.memory;
+}
+
+static int pid_of(const mp_lock *lock)
+{
+    return (int)(atomic_load_explicit(&body_of(lock)->who, memory_order_relaxed) >> 32);
+}
+
+static unsigned depth_of(const mp_lock *lock)
+{
+    return (unsigned)atomic_load_explicit(&body_of(lock)->who, memory_order_relaxed);
+}
+
+static void set_who(body *b, int pid, unsigned depth)
+{
+    atomic_store_explicit(&b->who, (uint64_t)(unsigned)pid << 32 | depth, memory_order_relaxed);
 }
 
 static const char *name_of(const mp_lock *lock)
@@ -63,27 +75,18 @@ mp_lock *mp_rlock_new(void)
     return make(true);
 }
 
-/* Whether a thread of this process holds the lock through this object. */
-static bool is_held_here(const mp_lock *lock)
-{
-    const body *b = body_of(lock);
-
-    return atomic_load(&lock->held) && atomic_load(&b->holder) != 0 &&
-           atomic_load(&b->pid) == mp__self_get()->pid;
-}
-
 void mp_lock_free(mp_lock *lock)
 {
     char text[64];
 
     if (!lock)
         return;
-    if (!lock->shared.handle.lender && is_held_here(lock)) {
+    if (!lock->shared.handle.lender && mp__lock_is_mine(lock) && mp__shared_is_last(lock)) {
         /* The kernel's list of what a thread holds leads through this memory: it stays mapped. */
         mp_log(MP_LOG_WARNING,
             "%s is freed while it is held, and stays held until its thread ends; release it first",
             mp_lock_repr(lock, text, sizeof(text)));
-        lock->shared.block.memory = NULL;
+        mp__shared_leave_mapped(lock);
     }
     mp__shared_free(lock);
 }
@@ -108,24 +111,13 @@ mp_lock *mp__lock_copy(const mp_lock *lock)
 
 bool mp__lock_is_mine(const mp_lock *lock)
 {
-    return atomic_load_explicit(&body_of(lock)->holder, memory_order_relaxed) ==
-           mp__self_get()->token;
-}
-
-static void take(mp_lock *lock, const mp__self *me, unsigned depth)
-{
-    body *b = body_of(lock);
-
-    atomic_store_explicit(&b->pid, me->pid, memory_order_relaxed);
-    atomic_store_explicit(&b->depth, depth, memory_order_relaxed);
-    atomic_store_explicit(&b->holder, me->token, memory_order_relaxed);
-    atomic_store_explicit(&lock->held, true, memory_order_relaxed);
+    return mp__mutex_is_mine(&body_of(lock)->mutex);
 }
 
 /* With the dead one's pid still in the body. */
 static int tell_of_death(const mp_lock *lock)
 {
-    int pid = atomic_load(&body_of(lock)->pid);
+    int pid = pid_of(lock);
 
     mp_log(MP_LOG_INFO, "process %d died or ended a thread holding a %s; who acquired it was told",
         pid, name_of(lock));
@@ -138,8 +130,7 @@ static int tell_of_death(const mp_lock *lock)
 /* The holder asks for more. */
 static int again(mp_lock *lock, int64_t deadline)
 {
-    body *b = body_of(lock);
-    unsigned depth = atomic_load_explicit(&b->depth, memory_order_relaxed);
+    unsigned depth = depth_of(lock);
 
     if (!lock->recursive && deadline == 0)
         return mp__fail(MP_ETIMEDOUT, "this thread holds the Lock already");
@@ -149,26 +140,25 @@ static int again(mp_lock *lock, int64_t deadline)
                                       "lock that its holder may acquire again");
     if (depth == UINT_MAX)
         return mp__fail(MP_ERANGE, "an RLock acquired %u times", depth);
-    atomic_store_explicit(&b->depth, depth + 1, memory_order_relaxed);
+    set_who(body_of(lock), pid_of(lock), depth + 1);
     return 0;
 }
 
 static int not_acquired(const mp_lock *lock)
 {
-    return mp__fail(MP_ETIMEDOUT, "the %s is held by a thread of process %d", name_of(lock),
-        atomic_load(&body_of(lock)->pid));
+    return mp__fail(
+        MP_ETIMEDOUT, "the %s is held by a thread of process %d", name_of(lock), pid_of(lock));
 }
 
-int mp_lock_acquire(mp_lock *lock, double timeout)
+static int acquire_slowly(mp_lock *lock, double timeout)
 {
     const mp__self *me = mp__self_get();
-    int64_t deadline;
+    int64_t deadline = mp__clock_deadline(timeout);
     int r;
 
     if (!lock)
         return mp__fail(MP_EINVAL, "no lock: NULL");
-    deadline = mp__clock_deadline(timeout);
-    if (atomic_load_explicit(&body_of(lock)->holder, memory_order_relaxed) == me->token)
+    if (mp__lock_is_mine(lock))
         return again(lock, deadline);
     r = mp__mutex_lock(&body_of(lock)->mutex, deadline);
     if (r == MP_ETIMEDOUT)
@@ -176,8 +166,16 @@ int mp_lock_acquire(mp_lock *lock, double timeout)
     if (r == MP_EOWNERDEAD)
         (void)tell_of_death(lock);
     if (r == 0 || r == MP_EOWNERDEAD)
-        take(lock, me, 1);
+        set_who(body_of(lock), me->pid, 1);
     return r;
+}
+
+int mp_lock_acquire(mp_lock *lock, double timeout)
+{
+    if (!lock || !mp__mutex_lock_short(&body_of(lock)->mutex))
+        return acquire_slowly(lock, timeout);
+    set_who(body_of(lock), mp__self_here.pid, 1);
+    return 0;
 }
 
 int mp__lock_take_back(mp_lock *lock, unsigned depth)
@@ -187,7 +185,7 @@ int mp__lock_take_back(mp_lock *lock, unsigned depth)
     if (r == MP_EOWNERDEAD)
         (void)tell_of_death(lock);
     if (r == 0 || r == MP_EOWNERDEAD)
-        take(lock, mp__self_get(), depth);
+        set_who(body_of(lock), mp__self_get()->pid, depth);
     return r;
 }
 
@@ -201,24 +199,15 @@ static int not_mine(const mp_lock *lock)
         mp_lock_repr(lock, text, sizeof(text)));
 }
 
-static void let_go(mp_lock *lock)
-{
-    body *b = body_of(lock);
-
-    atomic_store_explicit(&lock->held, false, memory_order_relaxed);
-    atomic_store_explicit(&b->holder, 0, memory_order_relaxed);
-    (void)mp__mutex_unlock(&b->mutex); /* it is ours: the holder's token says so */
-}
-
 unsigned mp__lock_let_go(mp_lock *lock)
 {
-    unsigned depth = atomic_load_explicit(&body_of(lock)->depth, memory_order_relaxed);
+    unsigned depth = depth_of(lock);
 
-    let_go(lock);
+    (void)mp__mutex_unlock(&body_of(lock)->mutex); /* it is ours */
     return depth;
 }
 
-int mp_lock_release(mp_lock *lock)
+static int release_slowly(mp_lock *lock)
 {
     unsigned depth;
 
@@ -226,11 +215,18 @@ int mp_lock_release(mp_lock *lock)
         return mp__fail(MP_EINVAL, "no lock: NULL");
     if (!mp__lock_is_mine(lock))
         return not_mine(lock);
-    depth = atomic_load_explicit(&body_of(lock)->depth, memory_order_relaxed);
+    depth = depth_of(lock);
     if (depth > 1)
-        atomic_store_explicit(&body_of(lock)->depth, depth - 1, memory_order_relaxed);
+        set_who(body_of(lock), pid_of(lock), depth - 1);
     else
-        let_go(lock);
+        (void)mp__mutex_unlock(&body_of(lock)->mutex); /* it is ours */
+    return 0;
+}
+
+int mp_lock_release(mp_lock *lock)
+{
+    if (!lock || depth_of(lock) > 1 || !mp__mutex_unlock_short(&body_of(lock)->mutex))
+        return release_slowly(lock);
     return 0;
 }
 
@@ -238,15 +234,13 @@ int mp_lock_release(mp_lock *lock)
 
 bool mp_lock_locked(const mp_lock *lock)
 {
-    body *b = lock ? body_of(lock) : NULL;
-
-    return b && atomic_load(&b->holder) != 0 && !mp__mutex_is_orphan(&b->mutex);
+    return lock && mp__mutex_is_held(&body_of(lock)->mutex);
 }
 
 /* "owner=None" and so on. */
 static void describe_owner(const mp_lock *lock, char *text, size_t size)
 {
-    int pid = atomic_load(&body_of(lock)->pid);
+    int pid = pid_of(lock);
 
     if (!mp_lock_locked(lock))
         (void)snprintf(text, size, "None");
@@ -270,8 +264,8 @@ char *mp_lock_repr(const mp_lock *lock, char *text, size_t size)
     }
     describe_owner(lock, owner, sizeof(owner));
     if (lock->recursive)
-        (void)snprintf(text, size, "<RLock(%s, %u)>", owner,
-            mp_lock_locked(lock) ? atomic_load(&body_of(lock)->depth) : 0);
+        (void)snprintf(
+            text, size, "<RLock(%s, %u)>", owner, mp_lock_locked(lock) ? depth_of(lock) : 0);
     else
         (void)snprintf(text, size, "<Lock(owner=%s)>", owner);
     return text;

@@ -23,7 +23,7 @@ typedef struct body {
     _Alignas(64) atomic_uint word;
     uint32_t limit;
     mp__mutex queue;  /* of the one who sleeps */
-    mp__mutex change; /* of changes of a word with SLEEPER: its value can only fall meanwhile */
+    mp__mutex change; /* of a bounded one's word with SLEEPER: its value can only fall meanwhile */
 } body;
 
 struct mp_semaphore {
@@ -93,17 +93,27 @@ static bool take(atomic_uint *word, unsigned remove)
     return false;
 }
 
-/* What the one who sleeps does last: from now on releasing costs no system call. */
-static bool end_sleep(body *b)
+static bool take_or_clear(atomic_uint *word)
 {
-    int r = mp__mutex_enter(&b->change);
-    bool taken = false;
+    if (take(word, SLEEPER))
+        return true;
+    (void)atomic_fetch_and(word, VALUE);
+    return false;
+}
 
+/* What the one who sleeps does last: from now on releasing costs no system call. */
+static bool end_sleep(mp_semaphore *s)
+{
+    body *b = body_of(s);
+    bool taken;
+    int r;
+
+    if (s->limit == MP_SEMAPHORE_MAX)
+        return take_or_clear(&b->word);
+    r = mp__mutex_enter(&b->change);
     if (r < 0 && r != MP_EOWNERDEAD)
         return false;
-    taken = take(&b->word, SLEEPER);
-    if (!taken)
-        (void)atomic_fetch_and(&b->word, VALUE);
+    taken = take_or_clear(&b->word);
     (void)mp__mutex_unlock(&b->change);
     return taken;
 }
@@ -123,14 +133,14 @@ static int sleep_once(body *b, int64_t deadline)
 }
 
 /* With the queue's mutex held. */
-static int sleep_for_one(body *b, int64_t deadline)
+static int sleep_for_one(mp_semaphore *s, int64_t deadline)
 {
     bool taken;
     int r;
 
     do {
-        r = sleep_once(b, deadline);
-        taken = end_sleep(b); /* also when r says no: there may be one by now */
+        r = sleep_once(body_of(s), deadline);
+        taken = end_sleep(s); /* also when r says no: there may be one by now */
     } while (!taken && r == 0);
     if (taken && r == MP_EINTR)
         mp_interrupt(); /* for the next call: this one has succeeded */
@@ -138,8 +148,9 @@ static int sleep_for_one(body *b, int64_t deadline)
 }
 
 /* One turn: 0, MP_EAGAIN for another one, or the end. */
-static int queue_up(body *b, int64_t deadline)
+static int queue_up(mp_semaphore *s, int64_t deadline)
 {
+    body *b = body_of(s);
     int64_t soon = mp__clock_now() + STUCK;
     int r = mp__mutex_lock(&b->queue, soon < deadline ? soon : deadline);
 
@@ -149,7 +160,7 @@ static int queue_up(body *b, int64_t deadline)
         return mp__clock_over(deadline) ? r : MP_EAGAIN;
     if (r < 0 && r != MP_EOWNERDEAD)
         return r;
-    r = sleep_for_one(b, deadline);
+    r = sleep_for_one(s, deadline);
     (void)mp__mutex_unlock(&b->queue);
     return r;
 }
@@ -166,7 +177,7 @@ int mp_semaphore_acquire(mp_semaphore *s, double timeout)
     deadline = mp__clock_deadline(timeout);
     r = deadline == 0 ? MP_ETIMEDOUT : MP_EAGAIN;
     while (r == MP_EAGAIN)
-        r = queue_up(body_of(s), deadline);
+        r = queue_up(s, deadline);
     return r == MP_ETIMEDOUT ? mp__fail(r, "nobody released the semaphore within the time") : r;
 }
 
@@ -197,25 +208,33 @@ static int give(mp_semaphore *s)
     return 0;
 }
 
-int mp_semaphore_release(mp_semaphore *s)
+/* Somebody may sleep. The bound can be checked only while the value does not rise. */
+static int give_and_wake(mp_semaphore *s)
 {
+    body *b = body_of(s);
     int r, e;
 
-    if (!s)
-        return mp__fail(MP_EINVAL, "no semaphore: NULL");
-    r = give(s);
-    if (r != MP_EAGAIN)
-        return r;
-    e = mp__mutex_enter(&body_of(s)->change);
+    if (s->limit == MP_SEMAPHORE_MAX) {
+        mp__futex_add(&b->word, 1, 1);
+        return 0;
+    }
+    e = mp__mutex_enter(&b->change);
     if (e < 0 && e != MP_EOWNERDEAD)
         return e;
     r = give(s);
     if (r == MP_EAGAIN) {
-        mp__futex_add(&body_of(s)->word, 1, 1);
+        mp__futex_add(&b->word, 1, 1);
         r = 0;
     }
-    (void)mp__mutex_unlock(&body_of(s)->change);
+    (void)mp__mutex_unlock(&b->change);
     return r;
+}
+
+int mp_semaphore_release(mp_semaphore *s)
+{
+    int r = s ? give(s) : mp__fail(MP_EINVAL, "no semaphore: NULL");
+
+    return r == MP_EAGAIN ? give_and_wake(s) : r;
 }
 
 int mp_semaphore_get_value(const mp_semaphore *s)

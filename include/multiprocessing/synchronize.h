@@ -170,7 +170,7 @@ MP_API mp_event *mp_event_keep(mp_event *event);
 
 MP_API bool mp_event_is_set(const mp_event *event);
 
-/* Return 0, also when nothing changes, or MP_EPROTOCOL or MP_EINVAL. */
+/* Return 0, also when nothing changes, or MP_EINVAL. */
 MP_API int mp_event_set(mp_event *event);
 MP_API int mp_event_clear(mp_event *event);
 
