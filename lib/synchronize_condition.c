@@ -237,8 +237,10 @@ int mp_condition_wait_for(
     int64_t deadline = mp__clock_deadline(timeout);
     int r = check_held(c);
 
-    if (r == 0 && !predicate)
-        r = mp__fail(MP_EINVAL, "mp_condition_wait_for needs a predicate");
+    if (r < 0)
+        return r;
+    if (!predicate)
+        return mp__fail(MP_EINVAL, "mp_condition_wait_for needs a predicate");
     while (r == 0 && !predicate(argument))
         r = wait_until(c, deadline);
     if (r == MP_ETIMEDOUT && predicate(argument))

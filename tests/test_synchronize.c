@@ -8,7 +8,10 @@
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
+
+#include "synchronize_internal.h"
 
 /* ---- Lock ---- */
 
@@ -606,7 +609,111 @@ static void a_plain_fork_inherits_all(void **state)
 
 /* ---- what arrives is checked ---- */
 
-extern const mp__kind mp__lock_kind;
+static const mp__kind *const kinds[] = { &mp__lock_kind, &mp__semaphore_kind, &mp__condition_kind,
+    &mp__event_kind, &mp__barrier_kind };
+
+/* Whatever comes instead of its memory, rebuilding is an error and takes nothing. */
+static void refuse(const mp__kind *kind, int first, int second, size_t count)
+{
+    int fds[] = { first, second };
+    void *object = NULL;
+
+    assert_int_equal(kind->rebuild((const uint8_t *)"", 0, fds, count, &object), MP_EPROTOCOL);
+    assert_null(object);
+    for (int i = 0; i < 2; i++)
+        if (fds[i] >= 0)
+            (void)close(fds[i]);
+}
+
+static void memory_that_is_nonsense_is_refused(void **state)
+{
+    static const size_t sizes[] = { 1, 24, 4096, 1 << 20 };
+
+    (void)state;
+    for (size_t k = 0; k < 5; k++) {
+        int ends[2];
+
+        refuse(kinds[k], -1, -1, 0);
+        refuse(kinds[k], -1, -1, 3);
+        for (size_t i = 0; i < 4; i++)
+            refuse(kinds[k], mp__shm_open(sizes[i]), mp__shm_open(sizes[i]),
+                1 + (kinds[k] == &mp__condition_kind));
+        assert_int_equal(pipe(ends), 0);
+        refuse(kinds[k], ends[0], ends[1], 1 + (kinds[k] == &mp__condition_kind));
+    }
+}
+
+/* The size of one is that of another's parties. */
+static void a_barrier_that_lies_about_itself_is_refused(void **state)
+{
+    mp_barrier *barrier = mp_barrier_new(3);
+    mp__reduced reduced = { .size = 0 };
+    unsigned char *memory = NULL;
+    void *at = NULL, *object = NULL;
+    int fds[1];
+
+    (void)state;
+    assert_int_equal(mp__barrier_kind.reduce(barrier, &reduced), 0);
+    assert_int_equal(mp__shm_map(reduced.fds[0], 4096, &at), 0);
+    memory = at;
+    for (size_t i = 0; i < 64; i++) {
+        unsigned char old = memory[i];
+
+        memory[i] ^= 0x5a;
+        fds[0] = dup(reduced.fds[0]);
+        if (mp__barrier_kind.rebuild((const uint8_t *)"", 0, fds, 1, &object) == 0)
+            mp__barrier_kind.free(object); /* a byte that says nothing about the size */
+        else if (fds[0] >= 0)
+            (void)close(fds[0]);
+        memory[i] = old;
+    }
+    mp__shm_unmap(at, 4096);
+    mp_barrier_free(barrier);
+}
+
+/* The same object twice in a process is one: held by one, it is held by the other. */
+static void what_arrives_twice_is_the_same_lock(void **state)
+{
+    mp_message message = MP_MESSAGE_INIT;
+    mp_connection *here, *there;
+    mp_lock *lock = mp_rlock_new(), *again;
+
+    (void)state;
+    assert_int_equal(mp_pipe(&here, &there), 0);
+    assert_int_equal(mp_connection_send(here, lock), 0);
+    assert_int_equal(mp_connection_recv(there, &message), 0);
+    assert_int_equal(mp_unpack(&message, &again), 0);
+    assert_ptr_not_equal(again, lock);
+    assert_int_equal(mp_lock_acquire(again, 0), 0);
+    assert_int_equal(mp_lock_acquire(lock, 0), 0);
+    assert_int_equal(mp_lock_release(again), 0);
+    mp_message_clear(&message);
+    assert_true(mp_lock_locked(lock));
+    assert_int_equal(mp_lock_release(lock), 0);
+    assert_int_equal(mp_lock_release(lock), MP_ENOTHELD);
+    mp_connection_free(here);
+    mp_connection_free(there);
+    mp_lock_free(lock);
+}
+
+static void without_descriptors_there_is_an_error(void **state)
+{
+    struct rlimit old, none;
+
+    (void)state;
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &old), 0);
+    none = old;
+    none.rlim_cur = 3;
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+    assert_null(mp_lock_new());
+    assert_int_equal(mp_last_error()->code, MP_EMFILE);
+    assert_null(mp_semaphore_new(1));
+    assert_null(mp_condition_new(NULL));
+    assert_null(mp_event_new());
+    assert_null(mp_barrier_new(2));
+    assert_int_equal(mp_last_error()->code, MP_EMFILE);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &old), 0);
+}
 
 static void shared_memory_that_is_something_else_is_refused(void **state)
 {
@@ -738,6 +845,10 @@ static const struct CMUnitTest tests[] = {
     UNDER_EACH(all_travel_to_tasks_of_a_pool),
     ONCE(a_plain_fork_inherits_all),
     ONCE(shared_memory_that_is_something_else_is_refused),
+    ONCE(memory_that_is_nonsense_is_refused),
+    ONCE(a_barrier_that_lies_about_itself_is_refused),
+    ONCE(what_arrives_twice_is_the_same_lock),
+    ONCE(without_descriptors_there_is_an_error),
     ONCE(no_object_is_no_crash),
     UNDER_EACH(every_wait_ends_when_a_handler_interrupts),
 };
