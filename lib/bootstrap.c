@@ -129,6 +129,11 @@ void mp__stage_set(enum mp__stage next)
     stage = next;
 }
 
+bool mp__guard_passed(void)
+{
+    return passed;
+}
+
 static unsigned depth_limit(void)
 {
     const char *text = getenv("MP_MAX_DEPTH");
@@ -275,7 +280,7 @@ static char **make_arguments(char *path)
     return arguments;
 }
 
-static char **make_environment(char *addition)
+char **mp__bootstrap_environment(char *addition)
 {
     size_t count = 0;
     char **copy;
@@ -296,7 +301,7 @@ int mp__bootstrap_launch(mp_connection **channel, pid_t *pid)
 {
     char path[4096], addition[32];
     char **arguments = make_arguments(path);
-    char **environment = make_environment(addition);
+    char **environment = mp__bootstrap_environment(addition);
     mp_connection *ours = NULL;
     int fds[2] = { -1, -1 };
     int r;

@@ -15,7 +15,7 @@
 
 #include <multiprocessing/process.h>
 
-#define FORK_HOOKS_MAX 8
+#define FORK_HOOKS_MAX 16
 
 struct exit_hook {
     struct exit_hook *next;

@@ -153,9 +153,6 @@ MP_API mp_wait_item mp__wait_fd(int fd);
  */
 MP_API int mp_wait(mp_wait_item *items, size_t count, double timeout);
 
-/* For the macros of value.h. */
-MP_API extern const mp__kind mp__connection_kind;
-
 #ifdef __cplusplus
 }
 #endif

@@ -36,6 +36,9 @@ extern "C" {
     X(MP_EBADF, -EBADF, "bad descriptor", "OSError")                                      \
     X(MP_EIO, -EIO, "input/output error", "OSError")                                      \
     X(MP_ENOENT, -ENOENT, "no such file", "FileNotFoundError")                            \
+    X(MP_EEXIST, -EEXIST, "it exists already", "FileExistsError")                         \
+    X(MP_ENOSPC, -ENOSPC, "no space left", "OSError")                                     \
+    X(MP_ENAMETOOLONG, -ENAMETOOLONG, "the name is too long", "OSError")                  \
     X(MP_EACCES, -EACCES, "permission denied", "PermissionError")                         \
     X(MP_EPERM, -EPERM, "operation not permitted", "PermissionError")                     \
     X(MP_EPIPE, -EPIPE, "the other end is gone", "BrokenPipeError")                       \
@@ -72,7 +75,8 @@ extern "C" {
     X(MP_ETERMINATED, -5026, "the pool was terminated", "CancelledError")                 \
     X(MP_EBROKEN, -5027, "the workers of the pool do not begin", "BrokenProcessPool")     \
     X(MP_EDEADLOCK, -5028, "waiting for this here would never end", "RuntimeError")       \
-    X(MP_EALREADY, -5029, "it is too late for that", "InvalidStateError")
+    X(MP_EALREADY, -5029, "it is too late for that", "InvalidStateError")                 \
+    X(MP_EINDEX, -5050, "there is no item of that index", "IndexError")
 
 enum mp_error_code {
 #define MP__ERROR_CODE(name, code, text, python) name = (code),

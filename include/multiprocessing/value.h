@@ -97,6 +97,9 @@ MP_API int mp_set_limits(const mp_limits *limits);
 
 typedef struct mp__kind mp__kind;
 typedef struct mp_connection mp_connection; /* what can be a handle; each header tells of its own */
+typedef struct mp_raw_array mp_raw_array;
+typedef struct mp_shared_memory mp_shared_memory;
+typedef struct mp_shareable_list mp_shareable_list;
 
 enum mp__slot_type {
     MP__SLOT_STRUCT,
@@ -156,6 +159,7 @@ MP_API int mp_raise(mp_call *call, int code, const char *format, ...) MP__PRINTF
  *   mp_bytes_view      bytes or text, or none; lent
  *   msgpack_object     anything; lent
  *   mp_connection *    a connection (see mp_connection_keep); lent
+ *   mp_raw_array *, mp_shared_memory *, mp_shareable_list *  the same; lent
  *   any other type     bytes of exactly its size: what mp_struct sent
  *   NULL               anything: skipped
  *
@@ -200,10 +204,15 @@ MP_API int mp_raise(mp_call *call, int code, const char *format, ...) MP__PRINTF
 /* clang-format off */
 /* The types of handles, and their kinds. */
 #define MP__HANDLES(X) \
-    X(mp_connection, mp__connection_kind)
+    X(mp_connection, mp__connection_kind) \
+    X(mp_raw_array, mp__raw_array_kind) \
+    X(mp_shared_memory, mp__shared_memory_kind) \
+    X(mp_shareable_list, mp__shareable_list_kind)
 #define MP__HANDLE_VALUE(type, kind_of_type) type *: mp__from_handle,
 #define MP__HANDLE_SLOT(type, kind_of_type) type **: MP__SLOT_HANDLE,
 #define MP__HANDLE_KIND(type, kind_of_type) type **: &kind_of_type,
+#define MP__HANDLE_EXTERN(type, kind_of_type) MP_API extern const mp__kind kind_of_type;
+MP__HANDLES(MP__HANDLE_EXTERN)
 /* clang-format on */
 
 #define MP__VALUE(x) \
