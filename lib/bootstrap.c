@@ -314,7 +314,7 @@ int mp__bootstrap_launch(mp_connection **channel, pid_t *pid)
     if (r == 0)
         r = mp__connection_adopt_socket(&fds[0], &ours);
     if (r == 0)
-        r = mp__launch(path, arguments, environment, fds[1], pid);
+        r = mp__launch(path, arguments, environment, fds[1], false, pid);
     if (r == 0) {
         *channel = ours;
         ours = NULL;

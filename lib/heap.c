@@ -48,26 +48,28 @@ void mp__block_seal(mp__block *block)
     mp__shm_seal(block->fd);
 }
 
-int mp__block_grow(mp__block *block, size_t size)
+int mp__block_grow(mp__block *block, size_t size, int (*extend)(int fd, size_t size))
 {
     mp__shm_identity identity;
     size_t length;
     int r = mp__shm_look(block->fd, &length, &identity);
 
-    if (r < 0)
+    if (r < 0 || size <= block->size)
         return r;
     if (length < size && block->readonly)
         return mp__fail(MP_EPERM,
-            "the memory has %zu bytes and can only be read here: who can "
-            "write to it must make it grow first",
+            "the memory has %zu bytes and can only be read here: who can write to it must make it "
+            "grow first",
             length);
+    r = mp__shm_remap(block->fd, block->size, size, block->readonly, &block->memory);
+    if (r < 0)
+        return r;
     if (length < size)
-        r = mp__shm_extend(block->fd, size);
-    if (r == 0 && block->size < size) {
-        r = mp__shm_remap(block->fd, block->size, size, block->readonly, &block->memory);
-        if (r == 0)
-            block->size = size;
-    }
+        r = extend(block->fd, size);
+    if (r == 0)
+        block->size = size;
+    else /* as it was before; less always fits */
+        (void)mp__shm_remap(block->fd, size, block->size, block->readonly, &block->memory);
     return r;
 }
 

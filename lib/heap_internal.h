@@ -34,10 +34,11 @@ int mp__block_view(int *fd, size_t least, bool readonly, mp__block *block);
 void mp__block_seal(mp__block *block);
 
 /*
- * Maps at least size bytes of it, and makes it that long if nobody did before;
- * memory may move. 0, MP_EPERM: it is not that long, and can only be read here.
+ * Maps at least size bytes of it, and has extend make it that long if nobody did
+ * before; memory may move. 0, MP_EPERM: it is not that long, and can only be read
+ * here. On failure nothing has changed.
  */
-int mp__block_grow(mp__block *block, size_t size);
+int mp__block_grow(mp__block *block, size_t size, int (*extend)(int fd, size_t size));
 
 /* What of it travels: the descriptor, lent. */
 void mp__block_reduce(const mp__block *block, mp__reduced *reduced);

@@ -15,7 +15,6 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -72,7 +71,7 @@ static int launch(int *ours)
     if (r == 0)
         r = mp__socket_pair(fds);
     if (r == 0)
-        r = mp__launch(path, arguments, environment, fds[1], &pid);
+        r = mp__launch(path, arguments, environment, fds[1], true, &pid);
     if (r == 0)
         r = mp__popen_watch(pid, &no_pipe, &tracker);
     if (r == 0) {
@@ -259,19 +258,15 @@ static bool hear(int fd, record *said)
     return true;
 }
 
-/* What ends its owner, such as Ctrl-C or a signal to the group, must not reach it. */
+/* It was started aside, where no signal for its owner reaches it. It holds on to nothing else. */
 static void step_aside(void)
 {
-    sigset_t most;
     int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 
-    sigfillset(&most);
-    (void)sigprocmask(SIG_SETMASK, &most, NULL);
-    (void)setsid();
-    if (chdir("/") < 0)
-        return;                      /* it holds on to a folder, no more */
     (void)dup2(null, STDOUT_FILENO); /* who reads the output of its owner waits for its end */
     (void)dup2(null, STDERR_FILENO);
+    if (chdir("/") < 0)
+        return; /* then it does hold on to a folder, no more */
 }
 
 static _Noreturn void serve(int fd)

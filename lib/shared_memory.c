@@ -289,10 +289,9 @@ int mp_shared_memory_grow(mp_shared_memory *m, size_t size)
 
     if (r == 0 && size > PTRDIFF_MAX)
         r = mp__fail(MP_EINVAL, "shared memory cannot have %zu bytes", size);
-    if (r == 0 && *m->tracked.name && size > m->size && !m->block.readonly)
-        r = mp__shm_reserve(m->block.fd, size); /* its file system may be full */
-    if (r == 0)
-        r = mp__block_grow(&m->block, size);
+    if (r == 0) /* the file system of the names may be full */
+        r = mp__block_grow(
+            &m->block, size, *m->tracked.name ? mp__shm_reserve : mp__shm_extend);
     if (r == 0)
         m->size = m->block.size;
     return r;

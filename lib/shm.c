@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "error_internal.h"
@@ -64,6 +65,19 @@ static int no_memory(int code, size_t size)
     return mp__fail(code, "cannot make %zu bytes of shared memory: %s", size, mp_strerror(code));
 }
 
+/* Whether the file system can have so much at all: else the attempt would fill it meanwhile. */
+static bool has_space(int fd, size_t size)
+{
+    struct statvfs space;
+    struct stat status;
+    uint64_t there;
+
+    if (fstatvfs(fd, &space) < 0 || fstat(fd, &status) < 0 || space.f_blocks == 0)
+        return true; /* it has no limit, or does not tell */
+    there = (uint64_t)status.st_blocks * 512;
+    return size <= there || (size - there) / space.f_frsize <= space.f_bavail;
+}
+
 int mp__shm_reserve(int fd, size_t size)
 {
     size_t done, step;
@@ -71,6 +85,8 @@ int mp__shm_reserve(int fd, size_t size)
 
     if ((off_t)size < 0)
         return no_memory(-EFBIG, size);
+    if (!has_space(fd, size))
+        return no_memory(MP_ENOSPC, size);
     for (done = 0; done < size; done += step) {
         step = size - done < STEP ? size - done : STEP;
         do

@@ -266,3 +266,19 @@ int count_text(const char *haystack, const char *needle)
         count++;
     return count;
 }
+
+bool run_python(const char *script, const char *argument, outcome *out)
+{
+    const char *const look[] = { "/usr/bin/env", "python3", "-c", "pass", NULL };
+    const char *const run[] = { "/usr/bin/env", "python3", "-c", script, argument, NULL };
+
+    run_program(look, NULL, PATIENCE, out);
+    if (out->status == 127) {
+        print_message("SKIPPED: there is no python3 to talk to\n");
+        return false;
+    }
+    run_program(run, NULL, PATIENCE, out);
+    if (out->status != 0)
+        fail_msg("python3 ends with %d: %s", out->status, out->output);
+    return true;
+}
