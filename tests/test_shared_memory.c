@@ -820,8 +820,8 @@ static int hurt_the_tracker(mp_call *call)
 
     if (mp_unpack(call, &line, &sig))
         return 99;
-    sigemptyset(&before); /* the kernel fills a part of it */
-    sigemptyset(&after);
+    memset(&before, 0, sizeof(before)); /* only a part of it is filled in */
+    memset(&after, 0, sizeof(after));
     (void)pthread_sigmask(SIG_SETMASK, NULL, &before);
     if (!(m[0] = mp_shared_memory_new(.create = true, .size = 1)))
         return 98;
