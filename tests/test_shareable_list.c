@@ -11,7 +11,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
+
+#include "shm_internal.h"
 
 /* ---- helpers ---- */
 
@@ -481,6 +484,17 @@ static void *attach_until_told(void *argument)
     return NULL;
 }
 
+/* Whether the system gives a name to what is complete. */
+static bool names_come_late(void)
+{
+    int fd = mp__shm_draft("mp-test-draft");
+    bool late = shm_unlink("/mp-test-draft") < 0;
+
+    assert_true(fd >= 0);
+    (void)close(fd);
+    return late;
+}
+
 static void a_name_appears_with_all_items_in_place(void **state)
 {
     atomic_int stop = 0;
@@ -488,6 +502,10 @@ static void a_name_appears_with_all_items_in_place(void **state)
     void *wrong;
 
     (void)state;
+    if (!names_come_late()) {
+        print_message("SKIPPED: here a name is there before its memory\n");
+        return;
+    }
     assert_int_equal(pthread_create(&thread, NULL, attach_until_told, &stop), 0);
     for (int i = 0; i < 500; i++) {
         mp_shareable_list *list = make(mp_shareable_list_new(.items = mp_list("some text", 77),

@@ -215,7 +215,8 @@ static void wrong_types_and_counts_are_refused(void **state)
     check_refused(mp_raw_array_new(int, 0), MP_EINVAL);
     check_refused(mp_raw_array_new(int, SIZE_MAX), MP_EINVAL);
     check_refused(mp_raw_array_new(double, SIZE_MAX / 8 + 2), MP_EINVAL);
-    check_refused(mp_raw_array_new(char, PTRDIFF_MAX), MP_ENOMEM);
+    assert_null(mp_raw_array_new(char, PTRDIFF_MAX));
+    assert_true(mp_last_error()->code == MP_ENOMEM || mp_last_error()->code == MP_ENOSPC);
     assert_int_equal(mp_raw_array_get(a, 0, &text), MP_ETYPE);
     assert_null(text);
     mp_raw_array_free(a);
