@@ -211,8 +211,8 @@ static bool repeat;
 
 int getentropy(void *buffer, size_t size)
 {
-    static unsigned char last[256];
-    static size_t again;
+    static _Thread_local unsigned char last[256];
+    static _Thread_local size_t again;
     int (*real)(void *, size_t);
     void *found = dlsym(RTLD_NEXT, "getentropy");
 
@@ -679,7 +679,7 @@ static void a_receiver_of_read_only_memory_cannot_write(void **state)
 /* Makes three names, unlinks one, tells them, and waits for ever. */
 static int create_and_wait(mp_call *call)
 {
-    mp_shared_memory *m[3];
+    static mp_shared_memory *m[3]; /* no leak to a sanitizer */
     mp_connection *line;
 
     if (mp_unpack(call, &line))
