@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: MIT
 #
 # peer.py - CPython's multiprocessing doing the work of bench_process.c,
-# bench_connection.c and bench_pool.c. It reads lines such as "fork 20" from stdin and answers
+# bench_connection.c, bench_pool.c and bench_shared_memory.c. It reads lines such as "fork 20" from stdin and answers
 # each with the microseconds of one operation.
 import multiprocessing
 import os
 import sys
+from multiprocessing import shared_memory
 from time import perf_counter
 
 
@@ -148,6 +149,31 @@ def pool_start(method, workers, count):
     return median(times)
 
 
+def shared_copy(size, count):
+    """Bytes into shared memory."""
+    data = bytearray(int(size))
+    memory = shared_memory.SharedMemory(create=True, size=len(data))
+    times = []
+    for _ in range(int(count)):
+        begin = perf_counter()
+        memory.buf[:len(data)] = data
+        times.append(perf_counter() - begin)
+    memory.close()
+    memory.unlink()
+    return median(times)
+
+
+def shared_cycle(count):
+    """Make, write to and unlink shared memory of a page."""
+    begin = perf_counter()
+    for _ in range(int(count)):
+        memory = shared_memory.SharedMemory(create=True, size=4096)
+        memory.buf[0] = 1
+        memory.close()
+        memory.unlink()
+    return (perf_counter() - begin) / int(count)
+
+
 def main():
     # Children must not write to the benchmark.
     answers = os.fdopen(os.dup(1), "w")
@@ -162,6 +188,8 @@ def main():
             "map": pool_map,
             "apply": pool_apply,
             "pool": pool_start,
+            "shared_copy": shared_copy,
+            "shared_cycle": shared_cycle,
         }[name]
         print(work(*arguments) * 1e6, file=answers, flush=True)
 

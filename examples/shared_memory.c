@@ -149,6 +149,7 @@ static const char *name_of(mp_shareable_list *list)
 static void wait_for_enter(const char *table, const char *list)
 {
     printf("  TABLE = \"%s\", LIST = \"%s\"; Enter ends this\n", table, list);
+    (void)fflush(stdout);
     (void)getchar();
 }
 

@@ -16,8 +16,8 @@
  * error, not an exit code. aside: from its first moment in a session of its own,
  * with all signals blocked, so that what ends us does not end it too.
  */
-int mp__launch(const char *path, char *const argv[], char *const envp[], int channel, bool aside,
-    pid_t *pid);
+int mp__launch(
+    const char *path, char *const argv[], char *const envp[], int channel, bool aside, pid_t *pid);
 
 /* The path of the running binary, good also when its file was replaced. 0 or a code. */
 int mp__launch_self(char *path, size_t size);

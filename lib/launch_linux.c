@@ -48,8 +48,8 @@ static int prepare_signals(posix_spawnattr_t *attributes, bool aside)
     return e;
 }
 
-int mp__launch(const char *path, char *const argv[], char *const envp[], int channel, bool aside,
-    pid_t *pid)
+int mp__launch(
+    const char *path, char *const argv[], char *const envp[], int channel, bool aside, pid_t *pid)
 {
     posix_spawn_file_actions_t actions;
     posix_spawnattr_t attributes;

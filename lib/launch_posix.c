@@ -45,9 +45,8 @@ static void say_and_end(int report)
 }
 
 /* Between fork and exec: nothing here takes a lock. Never returns. */
-static void become(
-    const char *path, char *const argv[], char *const envp[], int channel, bool aside, int report,
-    int highest)
+static void become(const char *path, char *const argv[], char *const envp[], int channel,
+    bool aside, int report, int highest)
 {
     struct sigaction standard = { .sa_handler = SIG_DFL }, hangup = standard;
     sigset_t none;
@@ -77,8 +76,8 @@ static void become(
     say_and_end(report);
 }
 
-int mp__launch(const char *path, char *const argv[], char *const envp[], int channel, bool aside,
-    pid_t *pid)
+int mp__launch(
+    const char *path, char *const argv[], char *const envp[], int channel, bool aside, pid_t *pid)
 {
     int report[2] = { -1, -1 };
     int highest = highest_descriptor();

@@ -290,8 +290,7 @@ int mp_shared_memory_grow(mp_shared_memory *m, size_t size)
     if (r == 0 && size > PTRDIFF_MAX)
         r = mp__fail(MP_EINVAL, "shared memory cannot have %zu bytes", size);
     if (r == 0) /* the file system of the names may be full */
-        r = mp__block_grow(
-            &m->block, size, *m->tracked.name ? mp__shm_reserve : mp__shm_extend);
+        r = mp__block_grow(&m->block, size, *m->tracked.name ? mp__shm_reserve : mp__shm_extend);
     if (r == 0)
         m->size = m->block.size;
     return r;

@@ -1073,6 +1073,53 @@ static void threads_make_names_at_once(void **state)
     assert_int_equal(failures, 0);
 }
 
+static void *make_until_told(void *argument)
+{
+    atomic_int *stop = argument;
+
+    while (!*stop)
+        mp_shared_memory_free(mp_shared_memory_new(.create = true, .size = 1));
+    return NULL;
+}
+
+/* What a copy made by fork does: its own names. A lock held by a thread that it has not hangs it. */
+static void make_names_in_a_copy(void)
+{
+    mp_shared_memory *m;
+
+    (void)alarm((unsigned)PATIENCE);
+    (void)signal(SIGALRM, SIG_DFL);
+    m = mp_shared_memory_new(.create = true, .size = 1);
+    if (!m)
+        _exit(1);
+    mp_shared_memory_free(m);
+    _exit(count_children() ? 2 : 0);
+}
+
+static void a_copy_made_while_names_are_made_can_make_its_own(void **state)
+{
+    atomic_int stop = 0;
+    pthread_t thread;
+
+    (void)state;
+    if (HAS_TSAN || HAS_ASAN) {
+        print_message("SKIPPED: a sanitizer does not know of threads and fork\n");
+        return;
+    }
+    assert_int_equal(pthread_create(&thread, NULL, make_until_told, &stop), 0);
+    for (int i = 0; i < 30; i++) {
+        int status = 0;
+        pid_t pid = fork();
+
+        if (pid == 0)
+            make_names_in_a_copy();
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        assert_int_equal(status, 0);
+    }
+    stop = 1;
+    assert_int_equal(pthread_join(thread, NULL), 0);
+}
+
 /* ---- nonsense ---- */
 
 /* What a hostile peer could say of the memory it sends. */
@@ -1369,6 +1416,7 @@ static const struct CMUnitTest tests[] = {
     ONCE(without_descriptors_memory_is_an_error_or_whole),
     ONCE(thousands_come_and_go),
     ONCE(threads_make_names_at_once),
+    ONCE(a_copy_made_while_names_are_made_can_make_its_own),
     ONCE(malformed_memory_is_an_error),
     ONCE(another_handle_is_no_memory),
     UNDER_EACH(a_big_argument_reaches_eight_processes_without_a_copy),

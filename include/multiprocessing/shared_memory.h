@@ -141,8 +141,8 @@ typedef struct mp_shareable_list_options {
  * Makes a list, or attaches to one, like ShareableList():
  *     mp_shareable_list_new(.items = mp_list(1, 2.5, "text", (bool)true, mp_none()))
  *     mp_shareable_list_new(.name = "psm_12345678")
- * Text and bytes have room for what they are at first, up to the next multiple of
- * 8 bytes.
+ * (true by itself is an integer in C11). Text and bytes have room for what they
+ * are at first, up to the next multiple of 8 bytes.
  *
  * Returns NULL, and the last error is as of mp_shared_memory_new, or
  *   MP_ETYPE      items is no list, or an item is a list, a handle, ...
