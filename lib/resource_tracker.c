@@ -98,9 +98,10 @@ static bool tell(char operation, const mp__tracked *t)
 {
     record said = { .identity = t->identity, .operation = operation };
     struct iovec part = { &said, sizeof(said) };
+    const int none = -1;
 
     memcpy(said.name, t->name, sizeof(said.name));
-    return mp__fd_try_send(channel, &part, 1, NULL, 0) == (ssize_t)sizeof(said);
+    return mp__fd_try_send(channel, &part, 1, &none, 0) == (ssize_t)sizeof(said);
 }
 
 static bool tell_all(void)

@@ -454,7 +454,7 @@ static int put_into_message(msgpack_object value, mp_message *message)
 
 int mp__shareable_list_get(mp_shareable_list *l, ptrdiff_t index, const mp__slot *to)
 {
-    msgpack_object value;
+    msgpack_object value = mp_none();
     size_t i;
     int r = find(l, index, &i);
 
@@ -530,7 +530,7 @@ static bool equal(const msgpack_object *a, const msgpack_object *b)
 /* The first item from *i on that is equal; *i is the length if there is none. */
 static int search(const mp_shareable_list *l, const msgpack_object *value, size_t *i)
 {
-    msgpack_object one;
+    msgpack_object one = mp_none();
 
     for (; *i < l->count; (*i)++) {
         int r = decode(l, *i, &one);
