@@ -62,8 +62,11 @@ void mp__shm_seal(int fd)
 int mp__shm_draft(const char *name)
 {
     char path[MP__SHM_NAME_MAX + 2];
-    int fd = open(FOLDER, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    int fd = -1;
 
+    errno = ENOENT;
+    if (access("/proc/self/fd", F_OK) == 0) /* by which it gets its name */
+        fd = open(FOLDER, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
     if (fd >= 0 || errno == EMFILE || errno == ENFILE || errno == ENOMEM)
         return fd;
     (void)snprintf(path, sizeof(path), "/%s", name);
