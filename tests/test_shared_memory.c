@@ -571,6 +571,43 @@ static void tasks_of_a_pool_read_one_buffer(void **state)
     mp_pool_free(pool);
 }
 
+static mp_shared_memory *kept;
+
+static int keep_it(mp_call *call)
+{
+    if (mp_unpack(call, &kept))
+        return 99;
+    (void)mp_shared_memory_keep(kept);
+    return 0;
+}
+
+static int read_kept(mp_call *call)
+{
+    size_t i;
+
+    return mp_unpack(call, &i) ? -1 : mp_return(call, bytes_of(kept)[i]);
+}
+
+static void workers_keep_what_their_initializer_got(void **state)
+{
+    mp_shared_memory *m = make_memory(.anonymous = true, .size = 100, .readonly = true);
+    mp_pool *pool = mp_pool_new(.processes = 2, .initializer = keep_it, .initargs = MP_ARGS(m));
+    size_t in[100];
+    int out[100];
+
+    (void)state;
+    assert_non_null(pool);
+    for (size_t i = 0; i < 100; i++) {
+        in[i] = i;
+        bytes_of(m)[i] = (char)i;
+    }
+    assert_int_equal(mp_pool_map(pool, read_kept, MP_ITEMS(in, 100), MP_ITEMS(out, 100)), 0);
+    for (int i = 0; i < 100; i++)
+        assert_int_equal(out[i], i);
+    mp_shared_memory_free(m);
+    mp_pool_free(pool);
+}
+
 static int answer_with_memory(mp_call *call)
 {
     mp_shared_memory *m = mp_shared_memory_new(.anonymous = true, .size = 2 * MIB);
@@ -917,6 +954,18 @@ static void names_go_when_a_whole_group_is_killed(void **state)
     assert_true(goes(names[0]));
     assert_true(goes(names[1]));
     mp_connection_free(line);
+}
+
+static void a_program_without_its_guard_has_names_and_no_tracker(void **state)
+{
+    static outcome out;
+    const char *argv[] = { program_path("shared_unguarded"), NULL };
+
+    (void)state;
+    run_program(argv, NULL, PATIENCE, &out);
+    assert_int_equal(out.status, 0);
+    assert_int_equal(strlen(out.output), 12); /* a name, and no child */
+    assert_false(exists(out.output));         /* it went at exit */
 }
 
 /* ---- limits ---- */
@@ -1400,6 +1449,7 @@ static const struct CMUnitTest tests[] = {
     ONCE(memory_travels_in_messages),
     UNDER_EACH(a_child_gives_memory_that_outlives_it),
     UNDER_EACH(tasks_of_a_pool_read_one_buffer),
+    UNDER_EACH(workers_keep_what_their_initializer_got),
     UNDER_EACH(a_task_answers_with_memory),
     UNDER(a_child_made_by_fork_inherits_memory, "fork"),
     UNDER_EACH(a_receiver_of_read_only_memory_cannot_write),
@@ -1411,6 +1461,7 @@ static const struct CMUnitTest tests[] = {
     UNDER_EACH(the_tracker_survives_an_interrupt),
     UNDER_EACH(a_killed_tracker_is_replaced_and_told_everything),
     ONCE(the_tracker_is_there_while_there_are_names),
+    ONCE(a_program_without_its_guard_has_names_and_no_tracker),
     ONCE(a_full_file_system_is_an_error_when_memory_is_made),
     ONCE(memory_that_cannot_be_had_leaves_nothing),
     ONCE(without_descriptors_memory_is_an_error_or_whole),
