@@ -24,6 +24,7 @@
 
 #include "bootstrap_internal.h"
 #include "error_internal.h"
+#include "exit_internal.h"
 #include "fd_internal.h"
 #include "hooks_internal.h"
 #include "launch_internal.h"
@@ -165,6 +166,7 @@ static void prepare(void)
 {
     if (prepared)
         return;
+    mp__exit_needed();
     mp__hooks_after_fork(after_fork);
     prepared = mp_atexit(at_exit, NULL, INT_MIN) == 0;
 }
