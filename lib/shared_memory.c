@@ -96,20 +96,20 @@ static int name_error(const char *name)
         code, "cannot make shared memory named \"%.300s\": %s", name, mp_strerror(code));
 }
 
-/* Gives the draft its size, its content, its tracker, and its name, in this order. */
+/* Gives the draft its tracker, its size, its content and its name, in this order. */
 static int complete(
     mp_shared_memory *m, int *fd, const mp_shared_memory_options *o, const filling *f)
 {
     int r = mp__fd_raise(fd);
 
+    if (r == 0 && o->track != MP_NO)
+        mp__track(&m->tracked);
     if (r == 0)
         r = mp__shm_reserve(*fd, o->size);
     if (r == 0)
         r = mp__block_view(fd, o->size, false, &m->block);
     if (r == 0)
         r = fill_in(m, f);
-    if (r == 0 && o->track != MP_NO)
-        mp__track(&m->tracked);
     if (r == 0 && mp__shm_publish(m->block.fd, m->tracked.name) < 0)
         r = name_error(m->tracked.name);
     return r;

@@ -55,22 +55,31 @@ void mp__shm_seal(int fd)
     (void)fcntl(fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE); /* since Linux 5.1 */
 }
 
+static void in_folder(const char *name, char path[sizeof(FOLDER) + 1 + MP__SHM_NAME_MAX])
+{
+    (void)snprintf(path, sizeof(FOLDER) + 1 + MP__SHM_NAME_MAX, FOLDER "/%s", name);
+}
+
 /*
  * A file without a name in the folder of the names. Where there is none such, an
  * ordinary object, which has its name from the beginning.
  */
 int mp__shm_draft(const char *name)
 {
-    char path[MP__SHM_NAME_MAX + 2];
+    char path[sizeof(FOLDER) + 1 + MP__SHM_NAME_MAX], slashed[MP__SHM_NAME_MAX + 2];
     int fd = -1;
 
-    errno = ENOENT;
+    in_folder(name, path);
+    if (access(path, F_OK) == 0) { /* it would be found at the end, when all is filled */
+        errno = EEXIST;
+        return -1;
+    }
     if (access("/proc/self/fd", F_OK) == 0) /* by which it gets its name */
         fd = open(FOLDER, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
     if (fd >= 0 || errno == EMFILE || errno == ENFILE || errno == ENOMEM)
         return fd;
-    (void)snprintf(path, sizeof(path), "/%s", name);
-    return shm_open(path, O_RDWR | O_CREAT | O_EXCL, 0600);
+    (void)snprintf(slashed, sizeof(slashed), "/%s", name);
+    return shm_open(slashed, O_RDWR | O_CREAT | O_EXCL, 0600);
 }
 
 int mp__shm_publish(int fd, const char *name)
@@ -81,7 +90,7 @@ int mp__shm_publish(int fd, const char *name)
     if (fstat(fd, &status) == 0 && status.st_nlink > 0)
         return 0; /* it has its name */
     (void)snprintf(from, sizeof(from), "/proc/self/fd/%d", fd);
-    (void)snprintf(to, sizeof(to), FOLDER "/%s", name);
+    in_folder(name, to);
     return linkat(AT_FDCWD, from, AT_FDCWD, to, AT_SYMLINK_FOLLOW);
 }
 

@@ -1122,6 +1122,56 @@ static void threads_make_names_at_once(void **state)
     assert_int_equal(failures, 0);
 }
 
+enum { RIVALS = 4, RACES = 100 };
+
+static pthread_barrier_t barrier;
+static mp_shared_memory *winners[RIVALS];
+
+static void *race(void *argument)
+{
+    mp_shared_memory **mine = argument;
+
+    for (int i = 0; i < RACES; i++) {
+        (void)pthread_barrier_wait(&barrier);
+        *mine = mp_shared_memory_new(.create = true, .name = "mp-test-rivals", .size = 5000);
+        if (!*mine && mp_last_error()->code != MP_EEXIST)
+            return "another error";
+        (void)pthread_barrier_wait(&barrier); /* the main thread looks who won */
+        (void)pthread_barrier_wait(&barrier);
+    }
+    return NULL;
+}
+
+static void of_rivals_for_a_name_one_wins(void **state)
+{
+    pthread_t threads[RIVALS];
+    void *wrong;
+
+    (void)state;
+    assert_int_equal(pthread_barrier_init(&barrier, NULL, RIVALS + 1), 0);
+    for (int k = 0; k < RIVALS; k++)
+        assert_int_equal(pthread_create(&threads[k], NULL, race, &winners[k]), 0);
+    for (int i = 0; i < RACES; i++) {
+        int won = 0;
+
+        (void)pthread_barrier_wait(&barrier);
+        (void)pthread_barrier_wait(&barrier);
+        assert_true(exists("mp-test-rivals")); /* no loser took it away */
+        for (int k = 0; k < RIVALS; k++) {
+            won += winners[k] != NULL;
+            mp_shared_memory_free(winners[k]);
+        }
+        assert_int_equal(won, 1);
+        assert_false(exists("mp-test-rivals"));
+        (void)pthread_barrier_wait(&barrier);
+    }
+    for (int k = 0; k < RIVALS; k++) {
+        assert_int_equal(pthread_join(threads[k], &wrong), 0);
+        assert_null(wrong);
+    }
+    (void)pthread_barrier_destroy(&barrier);
+}
+
 static void *make_until_told(void *argument)
 {
     atomic_int *stop = argument;
@@ -1467,6 +1517,7 @@ static const struct CMUnitTest tests[] = {
     ONCE(without_descriptors_memory_is_an_error_or_whole),
     ONCE(thousands_come_and_go),
     ONCE(threads_make_names_at_once),
+    ONCE(of_rivals_for_a_name_one_wins),
     ONCE(a_copy_made_while_names_are_made_can_make_its_own),
     ONCE(malformed_memory_is_an_error),
     ONCE(another_handle_is_no_memory),
