@@ -319,6 +319,12 @@ static void values_are_counted_and_found_as_python_compares(void **state)
     assert_int_equal(count, 0);
     assert_int_equal(mp_shareable_list_count(list, (double)NAN, &count), 0);
     assert_int_equal(count, 0);
+    assert_int_equal(mp_shareable_list_count(list, -1.0, &count), 0);
+    assert_int_equal(count, 1);
+    assert_int_equal(mp_shareable_list_count(list, 1.5, &count), 0);
+    assert_int_equal(count, 0);
+    assert_int_equal(mp_shareable_list_count(list, HUGE_VAL, &count), 0);
+    assert_int_equal(count, 0);
     assert_int_equal(mp_shareable_list_index(list, "1", &index), 0);
     assert_int_equal(index, 3);
     assert_int_equal(mp_shareable_list_index(list, mp_bytes("1", 1), &index), 0);

@@ -976,7 +976,7 @@ static int fill_a_small_mount(void)
     mp_shared_memory *m, *other;
     int r = 0;
 
-    if (unshare(CLONE_NEWNS) < 0 || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+    if (unshare(CLONE_NEWNS) < 0 || mount("none", "/", "none", MS_REC | MS_PRIVATE, NULL) < 0 ||
         mount("none", "/dev/shm", "tmpfs", 0, "size=1m") < 0)
         return 77;
     m = mp_shared_memory_new(.create = true, .name = "mp-test-full", .size = 4 * MIB);
