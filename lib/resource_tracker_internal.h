@@ -32,4 +32,7 @@ void mp__untrack(mp__tracked *tracked);
 /* The same, and the name goes, if it is this process that tracks it. */
 void mp__untrack_and_remove(mp__tracked *tracked);
 
+/* Ends the tracker of this process, unless there are names for it to look after. */
+void mp__resource_tracker_stop(void);
+
 #endif

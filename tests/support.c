@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "popen_internal.h"
+#include "resource_tracker_internal.h"
 
 #define WATCHDOG 120
 #define CHILDREN_MAX 4096
@@ -141,6 +142,7 @@ int support_teardown(void **state)
 
     (void)state;
     mp__forkserver_stop();
+    mp__resource_tracker_stop();
     descriptors = count_descriptors();
     children = count_children();
     names = count_entries("/dev/shm");

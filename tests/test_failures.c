@@ -20,6 +20,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "resource_tracker_internal.h"
+
 static bool armed;
 static int countdown; /* calls until one fails */
 static int failed;    /* calls that did */
@@ -222,6 +224,7 @@ static int use_memory(void)
     mp_raw_array_free(array);
     mp_shareable_list_free(list);
     mp_shared_memory_free(named);
+    mp__resource_tracker_stop(); /* the next use needs one anew */
     return r;
 }
 

@@ -5,6 +5,7 @@
  */
 #include "support.h"
 
+#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -25,6 +26,7 @@
 
 #include "heap_internal.h"
 #include "reduction_internal.h"
+#include "resource_tracker_internal.h"
 #include "shm_internal.h"
 
 #define MIB ((size_t)1 << 20)
@@ -832,18 +834,35 @@ static void an_untracked_name_outlives_its_killed_creator(void **state)
     mp_shared_memory_free(m);
 }
 
-/* The one child this process has. */
-static pid_t only_child(void)
+/* The tracker of this process, or 0. */
+static pid_t find_tracker(void)
 {
-    FILE *file = fopen("/proc/thread-self/children", "re");
-    long pid = 0, another;
-    int n;
+    char mine[64], path[300], title[64];
+    DIR *processes = opendir("/proc");
+    pid_t found = 0;
 
-    if (!file)
-        return 0;
-    n = fscanf(file, "%ld %ld", &pid, &another);
-    (void)fclose(file);
-    return n == 1 ? (pid_t)pid : 0;
+    (void)snprintf(mine, sizeof(mine), "resource_tracker of %ld", (long)getpid());
+    for (struct dirent *e = readdir(processes); e && !found; e = readdir(processes)) {
+        FILE *file;
+
+        (void)snprintf(path, sizeof(path), "/proc/%.64s/cmdline", e->d_name);
+        memset(title, 0, sizeof(title));
+        if (atoi(e->d_name) <= 0 || !(file = fopen(path, "re")))
+            continue;
+        if (fread(title, 1, sizeof(title) - 1, file) > 0 && strcmp(title, mine) == 0)
+            found = (pid_t)atoi(e->d_name);
+        (void)fclose(file);
+    }
+    (void)closedir(processes);
+    return found;
+}
+
+/* Whether it ends before patience does. */
+static bool tracker_ends(void)
+{
+    for (int i = 0; i < PATIENCE * 1000 && find_tracker(); i++)
+        (void)poll(NULL, 0, 1);
+    return !find_tracker();
 }
 
 /* Does something to its tracker between one name and the next. */
@@ -865,19 +884,15 @@ static int hurt_the_tracker(mp_call *call)
     (void)pthread_sigmask(SIG_SETMASK, NULL, &after);
     if (memcmp(&before, &after, sizeof(before)) != 0)
         return 97;
-    tracker = only_child();
+    tracker = find_tracker();
     if (!tracker || kill(tracker, sig) < 0)
         return 96;
-    if (sig == SIGKILL) { /* let it be dead */
-        siginfo_t info;
-
-        if (waitid(P_PID, (id_t)tracker, &info, WEXITED | WNOWAIT) < 0)
-            return 95;
-    }
+    if (sig == SIGKILL && !tracker_ends())
+        return 95;
     for (int i = 1; i < 3; i++)
         if (!(m[i] = mp_shared_memory_new(.create = true, .size = 1)))
             return 94;
-    if ((only_child() == tracker) != (sig != SIGKILL))
+    if ((find_tracker() == tracker) != (sig != SIGKILL))
         return 93;
     mp_shared_memory_free(m[1]);
     if (say(line, mp_shared_memory_name(m[0])) < 0 || say(line, mp_shared_memory_name(m[2])) < 0)
@@ -917,21 +932,78 @@ static void a_killed_tracker_is_replaced_and_told_everything(void **state)
     check_hurt(SIGKILL);
 }
 
-static void the_tracker_is_there_while_there_are_names(void **state)
+static void the_tracker_is_nobodys_child_and_stays(void **state)
 {
-    mp_shared_memory *m[2];
+    mp_shared_memory *m;
+    pid_t tracker;
 
     (void)state;
-    assert_int_equal(count_children(), 0);
-    m[0] = make_memory(.create = true, .size = 1);
-    assert_int_equal(count_children(), 1);
-    m[1] = make_memory(.create = true, .size = 1);
-    assert_int_equal(count_children(), 1);
-    mp_shared_memory_free(m[0]);
-    assert_int_equal(count_children(), 1);
-    assert_int_equal(mp_shared_memory_unlink(m[1]), 0);
-    assert_int_equal(count_children(), 0);
-    mp_shared_memory_free(m[1]);
+    assert_int_equal(find_tracker(), 0);
+    mp_shared_memory_free(make_memory(.create = true, .size = 1));
+    tracker = find_tracker();
+    assert_true(tracker > 0);
+    m = make_memory(.create = true, .size = 1);
+    assert_int_equal(find_tracker(), tracker);
+    errno = 0;
+    assert_int_equal(wait(NULL), -1); /* a program that waits for all its children ends */
+    assert_int_equal(errno, ECHILD);
+    mp_shared_memory_free(m);
+    mp__resource_tracker_stop();
+    assert_true(tracker_ends());
+}
+
+enum { MANY = 700 };
+
+/* More names than the socket of the tracker holds. */
+static int make_many(mp_call *call)
+{
+    static mp_shared_memory *m[MANY];
+    mp_connection *line;
+
+    if (mp_unpack(call, &line))
+        return 99;
+    for (int i = 0; i < MANY; i++)
+        if (!(m[i] = mp_shared_memory_new(.create = true, .size = 1)))
+            return 98;
+    for (int i = 0; i < MANY; i++)
+        if (say(line, mp_shared_memory_name(m[i])) < 0)
+            return 97;
+    wait_for_end(line);
+    return 0;
+}
+
+static void many_names_go_when_their_creator_is_killed(void **state)
+{
+    static char names[MANY][16];
+    mp_connection *line;
+    mp_process *p = start_with_line(make_many, &line);
+
+    (void)state;
+    for (int i = 0; i < MANY; i++)
+        (void)snprintf(names[i], sizeof(names[i]), "%.15s", hear(line));
+    assert_int_equal(mp_process_kill(p), 0);
+    assert_int_equal(finish(p), -SIGKILL);
+    for (int i = 0; i < MANY; i++)
+        assert_true(goes(names[i]));
+    mp_connection_free(line);
+}
+
+/* Nobody waits for it for long, and it harms nobody when it goes on. */
+static void a_stopped_tracker_does_not_stop_its_owner(void **state)
+{
+    mp_shared_memory *m = make_memory(.create = true, .size = 1);
+    pid_t tracker = find_tracker();
+
+    (void)state;
+    assert_int_equal(kill(tracker, SIGSTOP), 0);
+    for (int i = 0; i < 3000; i++)
+        mp_shared_memory_free(make_memory(.create = true, .size = 1));
+    assert_int_equal(find_tracker(), tracker);
+    assert_int_equal(kill(tracker, SIGCONT), 0);
+    assert_true(exists(mp_shared_memory_name(m)));
+    mp_shared_memory_free(m);
+    mp__resource_tracker_stop();
+    assert_true(tracker_ends());
 }
 
 /* Everybody of a group is killed at once: only who stepped aside is left to clean up. */
@@ -1032,6 +1104,7 @@ static void memory_that_cannot_be_had_leaves_nothing(void **state)
     assert_int_equal(count_descriptors(), before);
     refused(MP_ENOSPC, .create = true, .name = "mp-test-huge", .size = PTRDIFF_MAX);
     assert_false(exists("mp-test-huge"));
+    mp__resource_tracker_stop();
     assert_int_equal(count_descriptors(), before);
 }
 
@@ -1060,6 +1133,7 @@ static int try_with_descriptors(int left)
     }
     assert_int_equal(setrlimit(RLIMIT_NOFILE, &old), 0);
     assert_false(exists("mp-test-tight"));
+    mp__resource_tracker_stop();
     return done;
 }
 
@@ -1510,7 +1584,9 @@ static const struct CMUnitTest tests[] = {
     UNDER_EACH(an_untracked_name_outlives_its_killed_creator),
     UNDER_EACH(the_tracker_survives_an_interrupt),
     UNDER_EACH(a_killed_tracker_is_replaced_and_told_everything),
-    ONCE(the_tracker_is_there_while_there_are_names),
+    ONCE(the_tracker_is_nobodys_child_and_stays),
+    ONCE(a_stopped_tracker_does_not_stop_its_owner),
+    UNDER(many_names_go_when_their_creator_is_killed, "spawn"),
     ONCE(a_program_without_its_guard_has_names_and_no_tracker),
     ONCE(a_full_file_system_is_an_error_when_memory_is_made),
     ONCE(memory_that_cannot_be_had_leaves_nothing),

@@ -16,7 +16,7 @@
  *
  * Names. A process that creates a name owns it: the name goes when the creator
  * frees the object, exits, or is killed (the last by a small process of this
- * library, the resource tracker, which is there while the creator owns names; it
+ * library, the resource tracker, from the first name until the creator ends; it
  * needs a program that has passed MP_MAIN(), and dies too when somebody kills
  * all processes of a container or control group). With .track = MP_NO nobody owns
  * it, and it stays until somebody unlinks it, as in shm_open. Who attaches owns
