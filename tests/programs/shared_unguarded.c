@@ -10,8 +10,9 @@
 
 int main(void)
 {
-    mp_shared_memory *memory = mp_shared_memory_new(.create = true, .size = 1);
+    static mp_shared_memory *memory; /* no leak to a sanitizer */
 
+    memory = mp_shared_memory_new(.create = true, .size = 1);
     if (!memory)
         return mp_perror("shared memory"), 1;
     printf("%s%s", mp_shared_memory_name(memory), waitpid(-1, NULL, WNOHANG) < 0 ? "" : " a child");
