@@ -3,13 +3,16 @@
  * resource_tracker.c - names of shared memory go with the process that owns them,
  * however it ends.
  *
- * At exit the owner removes them itself. For the case that it is killed a process
- * of its own, the tracker, knows them too: it reads them from a socket whose end
- * says that the owner is gone. It is an exec of the program that never reaches
- * main(), because a copy made by fork would hold on to the memory of its parent.
- * It is no child of the owner, whose wait() would wait for it; it is there from
- * the first name until the owner ends, and only in programs that have passed their
- * guard: those are known to begin with this library.
+ * At exit the owner removes them itself. For the case that it is killed there is
+ * a table of its names, in memory that it shares with a process of its own, the
+ * tracker: that waits for the end of a socket, which says that the owner is gone.
+ * So a name costs no message, and a tracker that is busy or stopped misses nothing.
+ *
+ * The tracker is an exec of the program that never reaches main(), because a copy
+ * made by fork would hold on to the memory of its parent. It is no child of the
+ * owner, whose wait() would wait for it; it is there from the first name until the
+ * owner ends, and only in programs that have passed their guard: those are known to
+ * begin with this library.
  */
 #include "resource_tracker_internal.h"
 
@@ -18,6 +21,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,6 +33,7 @@
 #include "error_internal.h"
 #include "exit_internal.h"
 #include "fd_internal.h"
+#include "heap_internal.h"
 #include "hooks_internal.h"
 #include "launch_internal.h"
 #include "log_internal.h"
@@ -36,22 +41,32 @@
 #include "socket_internal.h"
 
 #define VARIABLE "_MP_RESOURCE_TRACKER" /* tells the new process what it is */
-#define PATIENCE_MS 1000                /* with a tracker that does not listen */
 
-/* What the owner says: this name is mine, or not any more. */
-typedef struct record {
+#define SLOTS_FIRST 14 /* they fill a page */
+
+/* A name in the table. What is in a slot counts only while it is used. */
+typedef struct slot {
+    atomic_bool used;
     mp__shm_identity identity;
     char name[MP__SHM_NAME_MAX + 1];
-    char operation; /* '+' or '-' */
-} record;
+} slot;
 
 /* ---- the owner ---- */
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards what follows */
 static mp__tracked *all;
-static int channel = -1; /* to the tracker */
-static bool deaf;        /* it has missed a name */
-static bool prepared;    /* for exit and fork, in this process */
+static mp__block table = { .fd = -1 };
+static size_t maybe_free; /* no slot before this one is */
+static int channel = -1;  /* to the tracker */
+static bool prepared;     /* for exit and fork, in this process */
+
+/* The tracker sees that this was all. */
+static void let_go(void)
+{
+    mp__fd_drop(&channel);
+    mp__block_done(&table);
+    maybe_free = 0;
+}
 
 /* The names are the parent's, and so is the channel: it must end with the parent. */
 static void after_fork(bool ours)
@@ -59,8 +74,56 @@ static void after_fork(bool ours)
     (void)ours;
     (void)pthread_mutex_init(&lock, NULL); /* another thread may have held it */
     all = NULL;
-    mp__fd_drop(&channel);
+    let_go();
     prepared = false;
+}
+
+static slot *slot_at(size_t i)
+{
+    return (slot *)table.memory + i;
+}
+
+static size_t slot_count(void)
+{
+    return table.size / sizeof(slot);
+}
+
+static int make_room(void)
+{
+    if (table.fd < 0)
+        return mp__block_new(SLOTS_FIRST * sizeof(slot), &table);
+    return mp__block_grow(&table, 2 * table.size, mp__shm_extend);
+}
+
+/* Puts the name into the table. Whoever is killed in the middle of it has not done it. */
+static int note(mp__tracked *t)
+{
+    size_t i = maybe_free;
+    int r = 0;
+
+    while (i < slot_count() && slot_at(i)->used)
+        i++;
+    if (i >= slot_count())
+        r = make_room();
+    if (r < 0)
+        return r;
+    slot_at(i)->identity = t->identity;
+    memcpy(slot_at(i)->name, t->name, sizeof(t->name));
+    atomic_store(&slot_at(i)->used, true);
+    t->slot = i;
+    t->noted = true;
+    maybe_free = i + 1;
+    return 0;
+}
+
+static void strike_out(mp__tracked *t)
+{
+    if (!t->noted)
+        return;
+    atomic_store(&slot_at(t->slot)->used, false);
+    if (t->slot < maybe_free)
+        maybe_free = t->slot;
+    t->noted = false;
 }
 
 /*
@@ -81,6 +144,13 @@ static int await(pid_t pid, int fd)
     return r;
 }
 
+static int send_table(int fd)
+{
+    struct iovec part = { "", 1 };
+
+    return mp__fd_send(fd, &part, 1, &table.fd, 1);
+}
+
 static int launch(int *ours)
 {
     char path[4096], addition[] = VARIABLE "=1", name[64];
@@ -95,6 +165,8 @@ static int launch(int *ours)
     if (r == 0)
         r = mp__socket_pair(fds);
     if (r == 0)
+        r = send_table(fds[0]);
+    if (r == 0)
         r = mp__launch(path, arguments, environment, fds[1], true, &pid);
     mp__fd_drop(&fds[1]);
     if (r == 0)
@@ -108,92 +180,30 @@ static int launch(int *ours)
     return r;
 }
 
-static void fill_in(record *said, char operation, const mp__tracked *t)
+/* Whether the tracker is there. It never says anything but by its end. */
+static bool is_there(void)
 {
-    *said = (record){ .identity = t->identity, .operation = operation };
-    memcpy(said->name, t->name, sizeof(said->name));
+    struct pollfd one = { .fd = channel, .events = POLLIN };
+
+    return channel >= 0 && poll(&one, 1, 0) <= 0;
 }
 
-static ssize_t try_to_tell(const record *said)
-{
-    struct iovec part = { (void *)said, sizeof(*said) };
-    const int none = -1;
-    ssize_t n = mp__fd_try_send(channel, &part, 1, &none, 0);
-
-    if (n > 0 && n < (ssize_t)sizeof(*said)) {
-        part = (struct iovec){ (char *)said + n, sizeof(*said) - (size_t)n };
-        n = mp__fd_send(channel, &part, 1, &none, 0);
-    }
-    return n;
-}
-
-/*
- * False when there is no tracker any more. One that is busy is waited for; one that
- * has been stopped only once, and hears it all when it goes on. That a name went it
- * would find out by itself.
- */
-static bool tell(char operation, const mp__tracked *t)
-{
-    record said;
-    ssize_t n;
-
-    fill_in(&said, operation, t);
-    n = try_to_tell(&said);
-    for (int ms = 0; n == MP_EAGAIN && operation == '+' && !deaf && ms < PATIENCE_MS; ms++) {
-        (void)poll(NULL, 0, 1);
-        n = try_to_tell(&said);
-    }
-    deaf |= n == MP_EAGAIN && operation == '+';
-    return n >= 0 || n == MP_EAGAIN;
-}
-
-static bool tell_all(void)
-{
-    bool told = true;
-
-    deaf = false;
-    for (const mp__tracked *t = all; t && told && !deaf; t = t->next)
-        told = tell('+', t);
-    return told;
-}
-
-/* A new one, which is told everything. */
-static void restart(void)
+/* Notes the name, and sees to it that somebody reads that. Its failure is not the caller's. */
+static void note_and_watch(mp__tracked *t)
 {
     static bool warned;
-    int r;
+    mp_error before = *mp_last_error();
+    int r = note(t);
 
-    mp__fd_drop(&channel);
-    if (!mp__guard_passed())
-        return;
-    r = launch(&channel);
+    if (r == 0 && !is_there()) {
+        mp__fd_drop(&channel);
+        r = launch(&channel);
+    }
     if (r < 0 && !warned)
         mp_log(MP_LOG_WARNING,
             "no resource tracker: %s. Names of shared memory will stay if this process is killed",
             mp_last_error()->text);
     warned |= r < 0;
-    if (r == 0 && !tell_all())
-        mp__fd_drop(&channel);
-}
-
-/* Whether there is room in its socket again. */
-static bool listens(void)
-{
-    struct pollfd one = { .fd = channel, .events = POLLOUT };
-
-    return poll(&one, 1, 0) > 0;
-}
-
-/* Says it, to a new tracker if need be. None of this is the caller's failure. */
-static void say(char operation, const mp__tracked *t)
-{
-    mp_error before = *mp_last_error();
-    bool told = channel >= 0 && tell(operation, t);
-
-    if (told && deaf && listens())
-        told = tell_all();
-    if (!told)
-        restart();
     (void)mp__fail(before.code, "%s", before.text);
 }
 
@@ -208,9 +218,9 @@ static void take_out(mp__tracked *t)
         t->next->previous = t->previous;
     t->previous = t->next = NULL;
     t->owner = 0;
+    strike_out(t);
 }
 
-/* The tracker has names yet, and finds that they went. */
 static void at_exit(void *argument)
 {
     (void)argument;
@@ -219,7 +229,7 @@ static void at_exit(void *argument)
         (void)mp__shm_remove(all->name, &all->identity); /* somebody else may have done it */
         take_out(all);
     }
-    mp__fd_drop(&channel);
+    let_go();
     prepared = false; /* who makes more at exit gets a handler for that */
     (void)pthread_mutex_unlock(&lock);
 }
@@ -228,7 +238,7 @@ void mp__resource_tracker_stop(void)
 {
     (void)pthread_mutex_lock(&lock);
     if (!all)
-        mp__fd_drop(&channel);
+        let_go();
     (void)pthread_mutex_unlock(&lock);
 }
 
@@ -252,23 +262,16 @@ void mp__track(mp__tracked *t)
     if (all)
         all->previous = t;
     all = t;
-    say('+', t);
+    if (mp__guard_passed())
+        note_and_watch(t);
     (void)pthread_mutex_unlock(&lock);
-}
-
-/* With the lock held. */
-static void untrack(mp__tracked *t)
-{
-    take_out(t);
-    if (channel >= 0)
-        say('-', t);
 }
 
 void mp__untrack(mp__tracked *t)
 {
     (void)pthread_mutex_lock(&lock);
     if (t->owner == mp__hooks_pid())
-        untrack(t);
+        take_out(t);
     (void)pthread_mutex_unlock(&lock);
 }
 
@@ -277,60 +280,34 @@ void mp__untrack_and_remove(mp__tracked *t)
     (void)pthread_mutex_lock(&lock);
     if (t->owner == mp__hooks_pid()) {
         (void)mp__shm_remove(t->name, &t->identity); /* somebody else may have done it */
-        untrack(t);
+        take_out(t);
     }
     (void)pthread_mutex_unlock(&lock);
 }
 
 /* ---- the tracker ---- */
 
-typedef struct names {
-    record *records;
-    size_t count, capacity;
-} names;
-
-static void add(names *known, const record *said)
+/* What the owner has written is not trusted: it may have died of a wild pointer. */
+static void remove_names(int fd)
 {
-    size_t capacity = known->capacity ? 2 * known->capacity : 16;
-    record *more;
+    mp__block there = MP__BLOCK_NONE;
+    const slot *slots;
 
-    if (known->count == known->capacity) {
-        more = realloc(known->records, capacity * sizeof(*more));
-        if (!more)
-            return; /* this one is lost; the others are not */
-        known->records = more;
-        known->capacity = capacity;
+    if (mp__block_view(&fd, sizeof(slot), true, &there) < 0)
+        return;
+    slots = there.memory;
+    for (size_t i = 0; i < there.size / sizeof(slot); i++) {
+        slot one;
+
+        memcpy(&one, &slots[i], sizeof(one));
+        one.name[MP__SHM_NAME_MAX] = '\0';
+        if (one.used)
+            (void)mp__shm_remove(one.name, &one.identity);
     }
-    known->records[known->count++] = *said;
-}
-
-static void drop(names *known, const record *said)
-{
-    for (size_t i = 0; i < known->count; i++) {
-        if (memcmp(&known->records[i].identity, &said->identity, sizeof(said->identity)) == 0) {
-            known->records[i] = known->records[--known->count];
-            return;
-        }
-    }
-}
-
-/* The next record. False at the end: half a one was the last word of its owner. */
-static bool hear(int fd, record *said)
-{
-    size_t got = 0;
-
-    while (got < sizeof(*said)) {
-        ssize_t n = mp__fd_read(fd, (char *)said + got, sizeof(*said) - got);
-
-        if (n <= 0)
-            return false;
-        got += (size_t)n;
-    }
-    return true;
 }
 
 /* It was started aside, where no signal for its owner reaches it. It holds on to nothing else. */
-static void step_aside(int fd)
+static void step_aside(void)
 {
     int null = open("/dev/null", O_RDWR | O_CLOEXEC);
     pid_t pid = fork();
@@ -339,25 +316,24 @@ static void step_aside(int fd)
         _exit(pid < 0);
     (void)dup2(null, STDOUT_FILENO); /* who reads the output of its owner waits for its end */
     (void)dup2(null, STDERR_FILENO);
-    if (chdir("/") < 0 || write(fd, "", 1) < 0)
+    if (chdir("/") < 0)
         _exit(1);
 }
 
 static _Noreturn void serve(int fd)
 {
-    names known = { NULL, 0, 0 };
-    record said;
+    int fds[MP__FDS_MAX];
+    size_t count = 0;
+    bool lost = false;
+    char byte;
 
-    step_aside(fd);
-    while (hear(fd, &said)) {
-        said.name[MP__SHM_NAME_MAX] = '\0';
-        if (said.operation == '+')
-            add(&known, &said);
-        else
-            drop(&known, &said);
-    }
-    for (size_t i = 0; i < known.count; i++)
-        (void)mp__shm_remove(known.records[i].name, &known.records[i].identity);
+    step_aside();
+    if (mp__fd_receive(fd, &byte, 1, fds, &count, &lost) != 1 || count != 1)
+        _exit(1);
+    if (write(fd, "", 1) == 1)
+        while (mp__fd_read(fd, &byte, 1) > 0)
+            ; /* nothing is said any more: this waits for the end */
+    remove_names(fds[0]);
     _exit(0);
 }
 

@@ -16,6 +16,8 @@ struct mp__tracked {
     char name[MP__SHM_NAME_MAX + 1];
     mp__shm_identity identity;
     pid_t owner; /* the process that tracks it; 0: none does */
+    bool noted;  /* in the table of names, at slot */
+    size_t slot;
     mp__tracked *previous, *next;
 };
 
