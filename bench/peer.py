@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: MIT
 #
 # peer.py - CPython's multiprocessing doing the work of bench_process.c,
-# bench_connection.c, bench_pool.c, bench_queues.c and bench_synchronize.c. It reads lines such as
-# "fork 20" from stdin and answers each with the microseconds of one operation.
+# bench_connection.c, bench_pool.c, bench_queues.c, bench_shared_memory.c and
+# bench_synchronize.c. It reads lines such as "fork 20" from stdin and answers each with
+# the microseconds of one operation.
 import multiprocessing
 import os
 import sys
+from multiprocessing import shared_memory
 from time import perf_counter
 
 
@@ -246,6 +248,31 @@ def barrier(count):
     return seconds / count
 
 
+def shared_copy(size, count):
+    """Bytes into shared memory."""
+    data = bytearray(int(size))
+    memory = shared_memory.SharedMemory(create=True, size=len(data))
+    times = []
+    for _ in range(int(count)):
+        begin = perf_counter()
+        memory.buf[:len(data)] = data
+        times.append(perf_counter() - begin)
+    memory.close()
+    memory.unlink()
+    return median(times)
+
+
+def shared_cycle(count):
+    """Make, write to and unlink shared memory of a page."""
+    begin = perf_counter()
+    for _ in range(int(count)):
+        memory = shared_memory.SharedMemory(create=True, size=4096)
+        memory.buf[0] = 1
+        memory.close()
+        memory.unlink()
+    return (perf_counter() - begin) / int(count)
+
+
 def main():
     # Children must not write to the benchmark.
     answers = os.fdopen(os.dup(1), "w")
@@ -264,6 +291,8 @@ def main():
             "lock": lock,
             "events": events,
             "barrier": barrier,
+            "shared_copy": shared_copy,
+            "shared_cycle": shared_cycle,
         }[name]
         print(work(*arguments) * 1e6, file=answers, flush=True)
 

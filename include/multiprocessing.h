@@ -16,5 +16,7 @@
 #include <multiprocessing/context.h>
 #include <multiprocessing/process.h>
 #include <multiprocessing/pool.h>
+#include <multiprocessing/sharedctypes.h>
+#include <multiprocessing/shared_memory.h>
 
 #endif

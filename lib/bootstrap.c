@@ -125,6 +125,11 @@ void mp__stage_set(enum mp__stage next)
     stage = next;
 }
 
+bool mp__guard_passed(void)
+{
+    return passed;
+}
+
 static unsigned depth_limit(void)
 {
     const char *text = getenv("MP_MAX_DEPTH");
@@ -271,7 +276,7 @@ static char **make_arguments(char *path)
     return arguments;
 }
 
-static char **make_environment(char *addition)
+char **mp__bootstrap_environment(char *addition)
 {
     size_t count = 0;
     char **copy;
@@ -292,7 +297,7 @@ int mp__bootstrap_launch(mp_connection **channel, pid_t *pid)
 {
     char path[4096], addition[32];
     char **arguments = make_arguments(path);
-    char **environment = make_environment(addition);
+    char **environment = mp__bootstrap_environment(addition);
     mp_connection *ours = NULL;
     int fds[2] = { -1, -1 };
     int r;
@@ -305,7 +310,7 @@ int mp__bootstrap_launch(mp_connection **channel, pid_t *pid)
     if (r == 0)
         r = mp__connection_adopt_socket(&fds[0], &ours);
     if (r == 0)
-        r = mp__launch(path, arguments, environment, fds[1], pid);
+        r = mp__launch(path, arguments, environment, fds[1], false, pid);
     if (r == 0) {
         *channel = ours;
         ours = NULL;

@@ -96,6 +96,9 @@ enum mp__stage mp__stage(void);
 /* Past the guard: the root for good; a child begins to serve. */
 void mp__stage_set(enum mp__stage stage);
 
+/* Whether this program has its guard, here or in the process this one is a copy of. */
+bool mp__guard_passed(void);
+
 /* Whether a child may be started here by that method. 0, MP_EGUARD or MP_EDEPTH. */
 int mp__guard_start(enum mp__method method, unsigned depth);
 
@@ -103,6 +106,9 @@ int mp__guard_start(enum mp__method method, unsigned depth);
 
 /* Executes the program; *channel leads to the new process. */
 int mp__bootstrap_launch(mp_connection **channel, pid_t *pid);
+
+/* The environment and one "name=value" more; to be freed, not what is in it. NULL: no memory. */
+char **mp__bootstrap_environment(char *addition);
 
 /* The connection to the parent in the new process. Once; exits when there is none. */
 mp_connection *mp__bootstrap_channel(void);

@@ -71,6 +71,11 @@ void mp__process_exit_phase(void)
     mp__forkserver_stop();
 }
 
+void mp__exit_needed(void)
+{
+    /* being called is enough: begin() below is there */
+}
+
 __attribute__((constructor(102))) static void begin(void)
 {
     (void)atexit(mp__process_exit_phase); /* without memory children are orphans, as after _exit */

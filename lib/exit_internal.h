@@ -11,4 +11,10 @@
  */
 void mp__process_exit_phase(void);
 
+/*
+ * Whoever registers with mp_atexit inside the library calls this: a program that
+ * starts no process is linked without exit.c otherwise, and its exit is nobody's.
+ */
+void mp__exit_needed(void);
+
 #endif

@@ -5,8 +5,6 @@
  */
 #include "heap_internal.h"
 
-#include <sys/stat.h>
-
 #include "error_internal.h"
 #include "shm_internal.h"
 
@@ -24,21 +22,55 @@ int mp__block_new(size_t size, mp__block *block)
 
 int mp__block_adopt(int *fd, size_t least, mp__block *block)
 {
-    mp__block made = { .fd = *fd };
-    struct stat status;
-    int r;
+    return mp__block_view(fd, least, false, block);
+}
 
-    if (fstat(*fd, &status) < 0)
-        return mp__fail_errno("cannot look at shared memory");
-    if (!S_ISREG(status.st_mode) || status.st_size < 0 || (size_t)status.st_size < least)
+int mp__block_view(int *fd, size_t least, bool readonly, mp__block *block)
+{
+    mp__block made = { .fd = *fd, .readonly = readonly };
+    mp__shm_identity identity;
+    int r = mp__shm_look(*fd, &made.size, &identity);
+
+    if (r < 0)
+        return r;
+    if (made.size < least || made.size == 0)
         return mp__fail(MP_EPROTOCOL, "shared memory of a wrong size in a message");
-    made.size = (size_t)status.st_size;
-    r = mp__shm_map(*fd, made.size, &made.memory);
+    r = mp__shm_view(*fd, made.size, readonly, &made.memory);
     if (r < 0)
         return r;
     *fd = -1;
     *block = made;
     return 0;
+}
+
+void mp__block_seal(mp__block *block)
+{
+    mp__shm_seal(block->fd);
+}
+
+int mp__block_grow(mp__block *block, size_t size, int (*extend)(int fd, size_t size))
+{
+    mp__shm_identity identity;
+    size_t length;
+    int r = mp__shm_look(block->fd, &length, &identity);
+
+    if (r < 0 || size <= block->size)
+        return r;
+    if (length < size && block->readonly)
+        return mp__fail(MP_EPERM,
+            "the memory has %zu bytes and can only be read here: who can write to it must make it "
+            "grow first",
+            length);
+    r = mp__shm_remap(block->fd, block->size, size, block->readonly, &block->memory);
+    if (r < 0)
+        return r;
+    if (length < size)
+        r = extend(block->fd, size);
+    if (r == 0)
+        block->size = size;
+    else /* as it was before; less always fits */
+        (void)mp__shm_remap(block->fd, size, block->size, block->readonly, &block->memory);
+    return r;
 }
 
 void mp__block_reduce(const mp__block *block, mp__reduced *reduced)

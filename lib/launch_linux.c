@@ -25,25 +25,31 @@ static int prepare_descriptors(posix_spawn_file_actions_t *actions, int channel)
     return e;
 }
 
-static int prepare_signals(posix_spawnattr_t *attributes)
+static int prepare_signals(posix_spawnattr_t *attributes, bool aside)
 {
     struct sigaction hangup;
-    sigset_t all, none;
+    short flags = POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK;
+    sigset_t all, blocked;
     int e;
 
     sigfillset(&all);
+    blocked = all;
     if (sigaction(SIGHUP, NULL, &hangup) == 0 && hangup.sa_handler == SIG_IGN)
         (void)sigdelset(&all, SIGHUP); /* nohup goes on */
-    sigemptyset(&none);
+    if (aside)
+        flags |= POSIX_SPAWN_SETSID;
+    else
+        sigemptyset(&blocked);
     e = posix_spawnattr_setsigdefault(attributes, &all);
     if (!e)
-        e = posix_spawnattr_setsigmask(attributes, &none);
+        e = posix_spawnattr_setsigmask(attributes, &blocked);
     if (!e)
-        e = posix_spawnattr_setflags(attributes, POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK);
+        e = posix_spawnattr_setflags(attributes, flags);
     return e;
 }
 
-int mp__launch(const char *path, char *const argv[], char *const envp[], int channel, pid_t *pid)
+int mp__launch(
+    const char *path, char *const argv[], char *const envp[], int channel, bool aside, pid_t *pid)
 {
     posix_spawn_file_actions_t actions;
     posix_spawnattr_t attributes;
@@ -56,7 +62,7 @@ int mp__launch(const char *path, char *const argv[], char *const envp[], int cha
     if (!e) {
         e = prepare_descriptors(&actions, channel);
         if (!e)
-            e = prepare_signals(&attributes);
+            e = prepare_signals(&attributes, aside);
         if (!e)
             e = posix_spawn(pid, path, &actions, &attributes, argv, envp);
         (void)posix_spawnattr_destroy(&attributes);

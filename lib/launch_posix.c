@@ -45,8 +45,8 @@ static void say_and_end(int report)
 }
 
 /* Between fork and exec: nothing here takes a lock. Never returns. */
-static void become(
-    const char *path, char *const argv[], char *const envp[], int channel, int report, int highest)
+static void become(const char *path, char *const argv[], char *const envp[], int channel,
+    bool aside, int report, int highest)
 {
     struct sigaction standard = { .sa_handler = SIG_DFL }, hangup = standard;
     sigset_t none;
@@ -57,7 +57,10 @@ static void become(
         if (sig != SIGHUP || hangup.sa_handler != SIG_IGN) /* nohup goes on */
             (void)sigaction(sig, &standard, NULL); /* fails for the few that cannot change */
     sigemptyset(&none);
-    (void)sigprocmask(SIG_SETMASK, &none, NULL);
+    if (aside)
+        (void)setsid(); /* and what is blocked stays so */
+    else
+        (void)sigprocmask(SIG_SETMASK, &none, NULL);
     if (report == MP__LAUNCH_FD)
         report = fcntl(report, F_DUPFD_CLOEXEC, MP__LAUNCH_FD + 1);
     null = open("/dev/null", O_RDONLY);
@@ -73,7 +76,8 @@ static void become(
     say_and_end(report);
 }
 
-int mp__launch(const char *path, char *const argv[], char *const envp[], int channel, pid_t *pid)
+int mp__launch(
+    const char *path, char *const argv[], char *const envp[], int channel, bool aside, pid_t *pid)
 {
     int report[2] = { -1, -1 };
     int highest = highest_descriptor();
@@ -88,7 +92,7 @@ int mp__launch(const char *path, char *const argv[], char *const envp[], int cha
     (void)pthread_sigmask(SIG_SETMASK, &all, &old); /* no handler of ours runs in the child */
     *pid = fork();
     if (*pid == 0)
-        become(path, argv, envp, channel, report[1], highest);
+        become(path, argv, envp, channel, aside, report[1], highest);
     r = *pid < 0 ? mp__fail_errno("cannot fork") : 0;
     (void)pthread_sigmask(SIG_SETMASK, &old, NULL);
     mp__fd_close(report[1]);

@@ -13,7 +13,7 @@
 
 #include <multiprocessing/value.h>
 
-#define MP__STATE_MAX 64 /* bytes of state of a handle */
+#define MP__STATE_MAX 256 /* bytes of state of a handle */
 #define MP__KIND_FDS_MAX 4
 
 /* What a handle is on its way: the state, and descriptors that are lent. */

@@ -1,14 +1,22 @@
 /* SPDX-License-Identifier: MIT
  *
- * shm.c - memory that processes share: made by its twin, mapped here.
+ * shm.c - memory that processes share: made by its twin, sized and mapped here.
  */
 #include "shm_internal.h"
 
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "error_internal.h"
 #include "fd_internal.h"
+
+#define STEP ((size_t)64 << 20) /* a signal has less than this done again */
 
 int mp__shm_open(size_t size)
 {
@@ -17,16 +25,120 @@ int mp__shm_open(size_t size)
 
     if (fd < 0)
         return mp__fail_errno("cannot make shared memory");
-    r = ftruncate(fd, (off_t)size) < 0 ? mp__fail_errno("cannot make shared memory")
-                                       : mp__fd_raise(&fd);
+    r = mp__shm_extend(fd, size);
+    if (r == 0)
+        r = mp__fd_raise(&fd);
     if (r < 0)
         mp__fd_close(fd);
     return r < 0 ? r : fd;
 }
 
+/* shm_open wants a slash, as Python puts one. */
+static void with_slash(const char *name, char path[MP__SHM_NAME_MAX + 2])
+{
+    (void)snprintf(path, MP__SHM_NAME_MAX + 2, "/%s", name);
+}
+
+int mp__shm_attach(const char *name, bool readonly)
+{
+    char path[MP__SHM_NAME_MAX + 2];
+    int fd;
+
+    with_slash(name, path);
+    fd = shm_open(path, readonly ? O_RDONLY : O_RDWR, 0); /* close-on-exec by definition */
+    if (fd < 0)
+        return -errno;
+    if (mp__fd_raise(&fd) < 0) {
+        mp__fd_close(fd);
+        return MP_EMFILE;
+    }
+    return fd;
+}
+
+static int no_memory(int code, size_t size)
+{
+    if (code == MP_ENOSPC)
+        return mp__fail(code,
+            "no space left for %zu bytes of shared memory: the file system they live in (/dev/shm) "
+            "is full. Remove what nobody uses there, mount it larger, or use anonymous memory",
+            size);
+    return mp__fail(code, "cannot make %zu bytes of shared memory: %s", size, mp_strerror(code));
+}
+
+/* Whether the file system can have so much at all: else the attempt would fill it meanwhile. */
+static bool has_space(int fd, size_t size)
+{
+    struct statvfs space;
+    struct stat status;
+    uint64_t there;
+
+    if (fstatvfs(fd, &space) < 0 || fstat(fd, &status) < 0 || space.f_blocks == 0)
+        return true; /* it has no limit, or does not tell */
+    there = (uint64_t)status.st_blocks * 512;
+    return size <= there || (size - there) / space.f_frsize <= space.f_bavail;
+}
+
+int mp__shm_reserve(int fd, size_t size)
+{
+    size_t done, step;
+    int e;
+
+    if ((off_t)size < 0)
+        return no_memory(-EFBIG, size);
+    if (!has_space(fd, size))
+        return no_memory(MP_ENOSPC, size);
+    for (done = 0; done < size; done += step) {
+        step = size - done < STEP ? size - done : STEP;
+        do
+            e = posix_fallocate(fd, (off_t)done, (off_t)step);
+        while (e == EINTR);
+        if (e)
+            return no_memory(-e, size);
+    }
+    return 0;
+}
+
+int mp__shm_look(int fd, size_t *size, mp__shm_identity *identity)
+{
+    struct stat status;
+
+    if (fstat(fd, &status) < 0)
+        return mp__fail_errno("cannot look at shared memory");
+    if (!S_ISREG(status.st_mode) || status.st_size < 0)
+        return mp__fail(MP_EPROTOCOL, "a descriptor that should be shared memory is none");
+    *size = (size_t)status.st_size;
+    *identity = (mp__shm_identity){ (uint64_t)status.st_dev, (uint64_t)status.st_ino };
+    return 0;
+}
+
+int mp__shm_remove(const char *name, const mp__shm_identity *identity)
+{
+    char path[MP__SHM_NAME_MAX + 2];
+    mp__shm_identity there;
+    struct stat status;
+    int fd;
+
+    with_slash(name, path);
+    fd = shm_open(path, O_RDONLY, 0);
+    if (fd < 0 && errno != EACCES && errno != EMFILE && errno != ENFILE)
+        return -errno;
+    if (fd >= 0 && fstat(fd, &status) == 0) {
+        there = (mp__shm_identity){ (uint64_t)status.st_dev, (uint64_t)status.st_ino };
+        mp__fd_close(fd);
+        if (memcmp(&there, identity, sizeof(there)) != 0)
+            return -ENOENT; /* ours went before, and somebody made another one */
+    }
+    return shm_unlink(path) < 0 ? -errno : 0;
+}
+
 int mp__shm_map(int fd, size_t size, void **memory)
 {
-    void *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    return mp__shm_view(fd, size, false, memory);
+}
+
+int mp__shm_view(int fd, size_t size, bool readonly, void **memory)
+{
+    void *at = mmap(NULL, size, readonly ? PROT_READ : PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 
     if (at == MAP_FAILED)
         return mp__fail_errno("cannot map shared memory");

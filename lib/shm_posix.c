@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * shm_posix.c - shared memory by a name that lives for two calls.
+ * shm_posix.c - shared memory by a name, which lives for two calls where none is
+ * wanted.
  */
 #include "shm_internal.h"
 
@@ -26,4 +27,42 @@ int mp__shm_create(void)
     if (fd >= 0)
         (void)shm_unlink(name); /* it is ours */
     return fd;
+}
+
+/* It lives in the file system of the names, which may be full; and so it never gets shorter. */
+int mp__shm_extend(int fd, size_t size)
+{
+    return mp__shm_reserve(fd, size);
+}
+
+void mp__shm_seal(int fd)
+{
+    (void)fd; /* receivers of this library keep to it */
+}
+
+int mp__shm_draft(const char *name)
+{
+    char path[MP__SHM_NAME_MAX + 2];
+
+    (void)snprintf(path, sizeof(path), "/%s", name);
+    return shm_open(path, O_RDWR | O_CREAT | O_EXCL, 0600);
+}
+
+int mp__shm_publish(int fd, const char *name)
+{
+    (void)fd;
+    (void)name; /* it has its name */
+    return 0;
+}
+
+int mp__shm_remap(int fd, size_t old, size_t size, bool readonly, void **memory)
+{
+    void *larger = NULL;
+    int r = mp__shm_view(fd, size, readonly, &larger);
+
+    if (r < 0)
+        return r;
+    mp__shm_unmap(*memory, old);
+    *memory = larger;
+    return 0;
 }

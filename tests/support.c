@@ -8,16 +8,19 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "clean_internal.h"
 #include "popen_internal.h"
+#include "resource_tracker_internal.h"
 
 #define WATCHDOG 120
 #define CHILDREN_MAX 4096
@@ -62,10 +65,21 @@ void support_allow(unsigned seconds)
     alarm(seconds * (HAS_ASAN || HAS_TSAN ? 3 : 1));
 }
 
+/*
+ * Names of shared memory are everybody's: where we may, we have a folder for them of
+ * our own, in which no other program that runs meanwhile disturbs the census.
+ */
+static void have_own_names(void)
+{
+    if (unshare(CLONE_NEWNS) == 0 && mount("none", "/", "none", MS_REC | MS_PRIVATE, NULL) == 0)
+        (void)mount("none", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777");
+}
+
 void support_begin(void)
 {
     struct sigaction action = { .sa_handler = report_hang };
 
+    have_own_names();
     (void)sigaction(SIGALRM, &action, NULL);
     if (getenv("TEST"))
         cmocka_set_test_filter(getenv("TEST"));
@@ -130,6 +144,7 @@ int support_teardown(void **state)
 
     (void)state;
     mp__forkserver_stop();
+    mp__resource_tracker_stop();
     descriptors = count_descriptors();
     children = count_children();
     names = count_entries("/dev/shm");
@@ -267,4 +282,20 @@ int count_text(const char *haystack, const char *needle)
     for (const char *at = haystack; (at = strstr(at, needle)); at += strlen(needle))
         count++;
     return count;
+}
+
+bool run_python(const char *script, const char *argument, outcome *out)
+{
+    const char *const look[] = { "/usr/bin/env", "python3", "-c", "pass", NULL };
+    const char *const run[] = { "/usr/bin/env", "python3", "-c", script, argument, NULL };
+
+    run_program(look, NULL, PATIENCE, out);
+    if (out->status == 127) {
+        print_message("SKIPPED: there is no python3 to talk to\n");
+        return false;
+    }
+    run_program(run, NULL, PATIENCE, out);
+    if (out->status != 0)
+        fail_msg("python3 ends with %d: %s", out->status, out->output);
+    return true;
 }

@@ -82,6 +82,12 @@ void run_program(
 /* "build/tests/programs/NAME" beside this test program; valid until the next call. */
 const char *program_path(const char *name);
 
+/*
+ * Runs a script by python3, which must end well, with at most one text in
+ * sys.argv. False, and a line that says so, where there is no python3.
+ */
+bool run_python(const char *script, const char *argument, outcome *out);
+
 /* How often needle is in haystack. */
 int count_text(const char *haystack, const char *needle);
 

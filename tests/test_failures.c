@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "clean_internal.h"
+#include "resource_tracker_internal.h"
 
 static bool armed;
 static int countdown; /* calls until one fails */
@@ -104,6 +105,17 @@ int ftruncate(int fd, off_t size)
     return -1;
 }
 
+int memfd_create(const char *name, unsigned flags)
+{
+    int (*real)(const char *, unsigned);
+
+    find_real(&real, "memfd_create");
+    if (!fails())
+        return real(name, flags);
+    errno = EMFILE;
+    return -1;
+}
+
 int posix_fallocate(int fd, off_t offset, off_t size)
 {
     int (*real)(int, off_t, off_t);
@@ -112,13 +124,24 @@ int posix_fallocate(int fd, off_t offset, off_t size)
     return fails() ? ENOSPC : real(fd, offset, size);
 }
 
+int linkat(int from, const char *old, int to, const char *new, int flags)
+{
+    int (*real)(int, const char *, int, const char *, int);
+
+    find_real(&real, "linkat");
+    if (!fails())
+        return real(from, old, to, new, flags);
+    errno = EACCES;
+    return -1;
+}
+
 #if !HAS_ASAN && !HAS_TSAN
 void *mmap(void *at, size_t size, int protection, int flags, int fd, off_t offset)
 {
     void *(*real)(void *, size_t, int, int, int, off_t);
 
     find_real(&real, "mmap");
-    if (!fails())
+    if (!(flags & MAP_SHARED) || !fails())
         return real(at, size, protection, flags, fd, offset);
     errno = ENOMEM;
     return MAP_FAILED;
@@ -182,12 +205,46 @@ static int use(void)
     return r;
 }
 
-static void every_call_fails_in_turn(void **state)
+/* The same for what is shared: made, sent, received, and used. */
+static int use_memory(void)
+{
+    mp_message message = MP_MESSAGE_INIT, text = MP_MESSAGE_INIT;
+    mp_shared_memory *named = mp_shared_memory_new(.create = true, .size = 10), *m;
+    mp_shareable_list *list = mp_shareable_list_new(.items = mp_list(1, "text")), *l;
+    mp_raw_array *array = mp_raw_array_new(int, 3), *copy = NULL, *a;
+    mp_connection *here = NULL, *there = NULL;
+    int r = named && list && array ? 0 : mp_last_error()->code;
+
+    if (r == 0)
+        r = mp_shared_memory_grow(named, 20);
+    if (r == 0)
+        r = (copy = mp_raw_array_copy(array)) ? mp_pipe(&here, &there) : MP_ENOMEM;
+    if (r == 0)
+        r = mp_connection_send(here, mp_list(named, list, array, 7));
+    if (r == 0)
+        r = mp_connection_recv(there, &message);
+    if (r == 0)
+        r = mp_unpack(&message, &m, &l, &a, NULL);
+    if (r == 0)
+        r = mp_shareable_list_get(l, 1, &text);
+    armed = false;
+    mp_message_clear(&text);
+    mp_message_clear(&message);
+    mp_connection_free(here);
+    mp_connection_free(there);
+    mp_raw_array_free(copy);
+    mp_raw_array_free(array);
+    mp_shareable_list_free(list);
+    mp_shared_memory_free(named);
+    mp__resource_tracker_stop(); /* the next use needs one anew */
+    return r;
+}
+
+static void check_each_failure(int (*work)(void))
 {
     int descriptors, children, r, nth = 0;
 
-    (void)state;
-    assert_int_equal(use(), 0); /* what is made once is made */
+    assert_int_equal(work(), 0); /* what is made once is made */
     descriptors = count_descriptors();
     children = count_children();
     do {
@@ -195,7 +252,7 @@ static void every_call_fails_in_turn(void **state)
         failed = 0;
         countdown = ++nth;
         armed = true;
-        r = use();
+        r = work();
         armed = false;
         if (failed && r < 0)
             assert_true(*mp_last_error()->text);
@@ -206,6 +263,20 @@ static void every_call_fails_in_turn(void **state)
         print_error("%s\n", mp_last_error()->text);
     assert_int_equal(r, 0);
     assert_true(nth > 2); /* with a sanitizer memory never runs out: few calls are left */
+}
+
+static void every_call_fails_in_turn(void **state)
+{
+    (void)state;
+    check_each_failure(use);
+}
+
+static void every_call_for_shared_memory_fails_in_turn(void **state)
+{
+    (void)state;
+    mp_log_to_stderr(MP_LOG_ERROR); /* without a tracker it goes on, and says so */
+    check_each_failure(use_memory);
+    mp_log_to_stderr(MP_LOG_WARNING);
 }
 
 static void a_failed_start_can_be_tried_again(void **state)
@@ -335,6 +406,7 @@ static void at_the_limit_of_descriptors_start_fails_clean(void **state)
 
 static const struct CMUnitTest tests[] = {
     UNDER_EACH(every_call_fails_in_turn),
+    ONCE(every_call_for_shared_memory_fails_in_turn),
     UNDER_EACH(a_failed_start_can_be_tried_again),
     ONCE(every_call_of_a_queue_fails_in_turn),
     UNDER_EACH(at_the_limit_of_descriptors_start_fails_clean),

@@ -1117,19 +1117,20 @@ static void a_handle_of_no_known_kind_is_not_taken_for_another(void **state)
 }
 
 /* No handle has more descriptors or more state. */
-static void handles_have_up_to_4_descriptors_and_64_bytes_of_state(void **state)
+static void handles_have_up_to_4_descriptors_and_256_bytes_of_state(void **state)
 {
     int before = count_descriptors();
     feed f;
 
     (void)state;
-    for (size_t bytes = 63; bytes < 67; bytes++) {
+    for (size_t bytes = 255; bytes < 259; bytes++) {
         for (uint8_t count = 3; count < 7; count++) {
             text t = { .size = 0 };
-            bool fits = bytes <= 64 && count <= 4;
+            bool fits = bytes <= 256 && count <= 4;
 
-            add_byte(&t, 0xc7);
-            add_byte(&t, 4 + (unsigned)bytes);
+            add_byte(&t, 0xc8);
+            add_byte(&t, (4 + (unsigned)bytes) >> 8);
+            add_byte(&t, (4 + (unsigned)bytes) & 0xff);
             add(&t, (const uint8_t[]){ 0x70, 0x63, count, 0, 0 }, 5);
             for (size_t i = 0; i < bytes; i++)
                 add_byte(&t, 's');
@@ -1849,7 +1850,7 @@ static const struct CMUnitTest tests[] = {
     ONCE(a_key_may_be_anything_and_be_there_twice),
     ONCE(extensions_of_the_program_arrive_in_each_form),
     ONCE(a_handle_of_no_known_kind_is_not_taken_for_another),
-    ONCE(handles_have_up_to_4_descriptors_and_64_bytes_of_state),
+    ONCE(handles_have_up_to_4_descriptors_and_256_bytes_of_state),
     ONCE(a_malformed_connection_is_an_error_when_it_is_unpacked),
     ONCE(handles_that_name_the_same_descriptor_get_it_once),
     ONCE(a_connection_that_lies_about_its_descriptor_gives_errors),

@@ -36,6 +36,9 @@ extern "C" {
     X(MP_EBADF, -EBADF, "bad descriptor", "OSError")                                      \
     X(MP_EIO, -EIO, "input/output error", "OSError")                                      \
     X(MP_ENOENT, -ENOENT, "no such file", "FileNotFoundError")                            \
+    X(MP_EEXIST, -EEXIST, "it exists already", "FileExistsError")                         \
+    X(MP_ENOSPC, -ENOSPC, "no space left", "OSError")                                     \
+    X(MP_ENAMETOOLONG, -ENAMETOOLONG, "the name is too long", "OSError")                  \
     X(MP_EACCES, -EACCES, "permission denied", "PermissionError")                         \
     X(MP_EPERM, -EPERM, "operation not permitted", "PermissionError")                     \
     X(MP_EPIPE, -EPIPE, "the other end is gone", "BrokenPipeError")                       \
@@ -73,12 +76,13 @@ extern "C" {
     X(MP_EBROKEN, -5027, "the workers of the pool do not begin", "BrokenProcessPool")     \
     X(MP_EDEADLOCK, -5028, "waiting for this here would never end", "RuntimeError")       \
     X(MP_EALREADY, -5029, "it is too late for that", "InvalidStateError")                 \
-    X(MP_EEMPTY, -5040, "the queue is empty", "Empty")                                    \
-    X(MP_EFULL, -5041, "the queue is full", "Full")                                       \
     X(MP_EOWNERDEAD, -EOWNERDEAD, "its last holder died holding it; it is yours now",     \
         "RuntimeError")                                                                   \
     X(MP_ENOTHELD, -5030, "only who holds it may do that", "AssertionError")              \
-    X(MP_EBROKENBARRIER, -5031, "the barrier is broken", "BrokenBarrierError")
+    X(MP_EBROKENBARRIER, -5031, "the barrier is broken", "BrokenBarrierError")            \
+    X(MP_EEMPTY, -5032, "the queue is empty", "Empty")                                    \
+    X(MP_EFULL, -5033, "the queue is full", "Full")                                       \
+    X(MP_EINDEX, -5034, "there is no item of that index", "IndexError")
 
 enum mp_error_code {
 #define MP__ERROR_CODE(name, code, text, python) name = (code),

@@ -103,6 +103,9 @@ typedef struct mp_semaphore mp_semaphore;
 typedef struct mp_condition mp_condition;
 typedef struct mp_event mp_event;
 typedef struct mp_barrier mp_barrier;
+typedef struct mp_raw_array mp_raw_array;
+typedef struct mp_shared_memory mp_shared_memory;
+typedef struct mp_shareable_list mp_shareable_list;
 
 enum mp__slot_type {
     MP__SLOT_STRUCT,
@@ -163,6 +166,7 @@ MP_API int mp_raise(mp_call *call, int code, const char *format, ...) MP__PRINTF
  *   msgpack_object     anything; lent
  *   mp_connection *    a connection (see mp_connection_keep); lent
  *   mp_queue *, mp_lock *, mp_semaphore *, mp_condition *, mp_event *, mp_barrier *  the same
+ *   mp_raw_array *, mp_shared_memory *, mp_shareable_list *  the same
  *   any other type     bytes of exactly its size: what mp_struct sent
  *   NULL               anything: skipped
  *
@@ -213,7 +217,10 @@ MP_API int mp_raise(mp_call *call, int code, const char *format, ...) MP__PRINTF
     X(mp_semaphore, mp__semaphore_kind) \
     X(mp_condition, mp__condition_kind) \
     X(mp_event, mp__event_kind) \
-    X(mp_barrier, mp__barrier_kind)
+    X(mp_barrier, mp__barrier_kind) \
+    X(mp_raw_array, mp__raw_array_kind) \
+    X(mp_shared_memory, mp__shared_memory_kind) \
+    X(mp_shareable_list, mp__shareable_list_kind)
 #define MP__HANDLE_VALUE(type, kind_of_type) type *: mp__from_handle,
 #define MP__HANDLE_SLOT(type, kind_of_type) type **: MP__SLOT_HANDLE,
 #define MP__HANDLE_KIND(type, kind_of_type) type **: &kind_of_type,

@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * sharedctypes.h - typed arrays that several processes have in their memory at
+ * once, Python's multiprocessing.sharedctypes: RawArray and RawValue.
+ *
+ * The element type is any type without pointers: integers, bool, float, double, a
+ * plain struct, atomic_long. The memory is anonymous: an array is passed to
+ * processes, tasks and in messages, as a connection is, and is gone with its last
+ * user, however that ends. Raw means that nothing locks: elements of their own
+ * are each process's own, and an atomic type serves for what all change. One
+ * array is one descriptor in each process: many small values belong into one
+ * struct or array.
+ */
+#ifndef MULTIPROCESSING_SHAREDCTYPES_H
+#define MULTIPROCESSING_SHAREDCTYPES_H
+
+#include <multiprocessing/value.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct mp_raw_array mp_raw_array;
+
+/* A value is an array of one: whatever is said of arrays is said of it. */
+typedef mp_raw_array mp_raw_value;
+
+typedef struct mp_raw_array_options {
+    mp__slot type;
+    size_t count;
+    const void *from; /* count elements to begin with; NULL: zeros */
+    bool readonly;    /* for all who receive it, not here */
+    int _kw;
+} mp_raw_array_options;
+
+#ifndef __cplusplus
+/*
+ * Makes an array, like RawArray(type, count): mp_raw_array_new(double, 1000), or
+ * with elements to begin with, mp_raw_array_new(double, 3, .from = three).
+ *
+ * Returns NULL: MP_EINVAL for count 0 or more than memory can have, MP_ETYPE for a
+ * type that is a pointer to text or to an object, MP_ENOMEM, MP_EMFILE.
+ */
+#define mp_raw_array_new(type_, ...)                   \
+    mp_raw_array_create(&(const mp_raw_array_options){ \
+        .type = MP__SLOT((type_ *)0), .count = __VA_ARGS__, ._kw = 0 })
+
+/*
+ * Makes a value, like RawValue(type, ...): mp_raw_value_new(long, 7),
+ * mp_raw_value_new(struct point, .x = 1). Returns as mp_raw_array_new.
+ */
+#define mp_raw_value_new(type_, ...)                   \
+    mp_raw_array_create(&(const mp_raw_array_options){ \
+        .type = MP__SLOT((type_ *)0), .count = 1, .from = &(const type_){ __VA_ARGS__ } })
+
+/*
+ * The elements, type *: raw memory, for speed and for what the functions below do
+ * not do. Lent until the array is freed. NULL and MP_ETYPE when the elements are
+ * of another type (of structs only the size is known). An array that can only be
+ * read here ends who writes to it by SIGSEGV.
+ */
+#define mp_raw_array_data(array, type_) \
+    ((type_ *)mp__raw_array_data((array), &(const mp__slot)MP__SLOT((type_ *)0)))
+#define mp_raw_value_data(value, type_) mp_raw_array_data((value), type_)
+
+/*
+ * An element into a variable, with checks: mp_raw_array_get(a, i, &x). What fits
+ * is as for mp_unpack. A negative index counts from the end, as in Python.
+ *
+ * Returns 0, MP_EINDEX, MP_ETYPE or MP_ERANGE.
+ */
+#define mp_raw_array_get(array, index, to) \
+    mp__raw_array_get((array), (index), &(const mp__slot)MP__SLOT(to))
+#define mp_raw_value_get(value, to) mp_raw_array_get((value), 0, (to))
+
+/*
+ * Sets an element, with checks: mp_raw_array_set(a, i, 2.5), a struct with
+ * mp_struct(&s). A double is rounded for a float.
+ *
+ * Returns 0, MP_EINDEX, MP_ETYPE, MP_ERANGE, or MP_EPERM: it can only be read here.
+ */
+#define mp_raw_array_set(array, index, value) mp__raw_array_set((array), (index), MP__VALUE(value))
+#define mp_raw_value_set(value, to) mp_raw_array_set((value), 0, to)
+#endif
+
+MP_API mp_raw_array *mp_raw_array_create(const mp_raw_array_options *options);
+MP_API void *mp__raw_array_data(const mp_raw_array *array, const mp__slot *type);
+MP_API int mp__raw_array_get(const mp_raw_array *array, ptrdiff_t index, const mp__slot *to);
+MP_API int mp__raw_array_set(mp_raw_array *array, ptrdiff_t index, msgpack_object value);
+
+/* How many elements, like len(). */
+MP_API size_t mp_raw_array_len(const mp_raw_array *array);
+
+/* The bytes of one element. */
+MP_API size_t mp_raw_array_itemsize(const mp_raw_array *array);
+
+/* Whether it can only be read here. */
+MP_API bool mp_raw_array_readonly(const mp_raw_array *array);
+
+/* A new array with what is in this one now, like copy(). NULL: MP_ENOMEM, MP_EMFILE. */
+MP_API mp_raw_array *mp_raw_array_copy(const mp_raw_array *array);
+#define mp_raw_value_copy mp_raw_array_copy
+
+/* Releases it. NULL is allowed. */
+MP_API void mp_raw_array_free(mp_raw_array *array);
+#define mp_raw_value_free mp_raw_array_free
+
+/*
+ * An array taken from a message or call is lent and released with it. This makes
+ * it the caller's, to be ended with mp_raw_array_free. Returns array.
+ */
+MP_API mp_raw_array *mp_raw_array_keep(mp_raw_array *array);
+#define mp_raw_value_keep mp_raw_array_keep
+
+#ifdef __cplusplus
+}
+#endif
+#endif
