@@ -58,7 +58,7 @@ static mp__tracked *all;
 static mp__block table = { .fd = -1 };
 static size_t maybe_free; /* no slot before this one is */
 static int channel = -1;  /* to the tracker */
-static bool prepared;     /* for exit and fork, in this process */
+static bool prepared;     /* for exit, in this process */
 
 /* The tracker sees that this was all. */
 static void let_go(void)
@@ -248,12 +248,12 @@ static void prepare(void)
     if (prepared)
         return;
     mp__exit_needed();
-    mp__hooks_after_fork(after_fork);
     prepared = mp_atexit(at_exit, NULL, INT_MIN) == 0;
 }
 
 void mp__track(mp__tracked *t)
 {
+    mp__hooks_after_fork(after_fork); /* first: a copy that finds the lock held must free it */
     (void)pthread_mutex_lock(&lock);
     prepare();
     t->owner = mp__hooks_pid();
