@@ -104,40 +104,44 @@ static int answer(mp__mutex *mutex, int e)
     return mp__fail(MP_EPROTOCOL, "a mutex in shared memory was overwritten: %s", mp_strerror(-e));
 }
 
-/* In slices, between which it looks for interrupts: signals do not end pthread_mutex_lock. */
-static int lock_interruptibly(mp__mutex *mutex, int64_t deadline)
+/*
+ * In slices. For interrupts, because signals do not end pthread_mutex_lock; and
+ * for deaths: who is killed between giving a mutex back and waking the next one, or
+ * after being woken, leaves that to the kernel, which wakes another one only if
+ * nobody has taken the mutex meanwhile. Who did does not know that somebody waits.
+ */
+static int lock_in_slices(mp__mutex *mutex, int64_t deadline, bool interruptibly)
 {
     int r;
 
     do {
-        r = mp__fd_check_interrupt();
+        r = interruptibly ? mp__fd_check_interrupt() : 0;
         if (r == 0)
             r = answer(mutex, mp__mutex_timedlock(&mutex->mutex, mp__clock_slice(deadline)));
     } while (r == MP_ETIMEDOUT && !mp__clock_over(deadline));
     return r;
 }
 
-int mp__mutex_lock(mp__mutex *mutex, int64_t deadline)
+static int lock(mp__mutex *mutex, int64_t deadline, bool interruptibly)
 {
     int e;
 
     if (mp__mutex_lock_short(mutex))
         return 0;
-    if (deadline == MP__NEVER && !mp__fd_interruptible())
-        return answer(mutex, pthread_mutex_lock(&mutex->mutex));
     e = pthread_mutex_trylock(&mutex->mutex);
     if (e != EBUSY || deadline == 0)
         return answer(mutex, e);
-    if (mp__fd_interruptible())
-        return lock_interruptibly(mutex, deadline);
-    return answer(mutex, mp__mutex_timedlock(&mutex->mutex, deadline));
+    return lock_in_slices(mutex, deadline, interruptibly);
+}
+
+int mp__mutex_lock(mp__mutex *mutex, int64_t deadline)
+{
+    return lock(mutex, deadline, true);
 }
 
 int mp__mutex_enter(mp__mutex *mutex)
 {
-    if (mp__mutex_lock_short(mutex))
-        return 0;
-    return answer(mutex, pthread_mutex_lock(&mutex->mutex));
+    return lock(mutex, MP__NEVER, false);
 }
 
 int mp__mutex_unlock(mp__mutex *mutex)

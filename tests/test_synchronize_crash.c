@@ -21,8 +21,8 @@
 
 #include "synchronize_internal.h"
 
-#define SOON 0.1 /* seconds in which survivors go on, on a machine that is not loaded */
-#define STEPS_MAX 20000
+#define SOON 0.1       /* seconds in which survivors go on, on a machine that is not loaded */
+#define STEPS_MAX 3000 /* where there is no futex, a wait is a loop */
 
 typedef struct arena {
     mp_lock *lock;

@@ -273,8 +273,10 @@ static int change_two(mp_call *call)
         r = mp_lock_acquire(lock, PATIENCE);
         if (r == MP_EOWNERDEAD)
             atomic_store(&b->n[COPY], (int)b->plain), r = 0;
-        if (r || b->plain != atomic_load(&b->n[COPY]))
-            return 1;
+        if (r)
+            return mp_perror("lock"), 1;
+        if (b->plain != atomic_load(&b->n[COPY]))
+            return 3;
         b->plain++;
         atomic_fetch_add(&b->n[COPY], 1);
         atomic_fetch_add(&b->n[TOTAL], 1);
