@@ -33,7 +33,7 @@ typedef struct ring {
 
 static int pipe_ends[2], packet_ends[2], stream_ends[2];
 static ring *the_ring;
-static mp_queue *the_queue;
+static mp_queue *the_queue, *small_queue; /* without a bound, and for two items */
 static char *buffer;
 
 static void check(int r, const char *what)
@@ -69,7 +69,8 @@ static void make_channels(void)
     bench_check(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, stream_ends) == 0, "socketpair");
     make_ring();
     the_queue = mp_queue_new();
-    check(the_queue ? 0 : -1, "mp_queue_new");
+    small_queue = mp_queue_new(.maxsize = 2);
+    check(the_queue && small_queue ? 0 : -1, "mp_queue_new");
 }
 
 /* ---- one item ---- */
@@ -138,7 +139,7 @@ static void put(enum channel channel, uint64_t number)
         check(mp_queue_put(the_queue, number, MP_FOREVER), "put");
         break;
     case QUEUE_LARGE:
-        check(mp_queue_put(the_queue, mp_bytes(buffer, LARGE), MP_FOREVER), "put");
+        check(mp_queue_put(small_queue, mp_bytes(buffer, LARGE), MP_FOREVER), "put");
         break;
     }
 }
@@ -166,7 +167,7 @@ static void get(enum channel channel)
         check(mp_unpack(&message, &number), "number");
         break;
     case QUEUE_LARGE:
-        check(mp_queue_get(the_queue, &message, MP_FOREVER), "get");
+        check(mp_queue_get(small_queue, &message, MP_FOREVER), "get");
         break;
     }
 }
@@ -305,8 +306,11 @@ int main(int argc, char **argv)
         bench_peer_close(&peer);
         end_children();
         mp_queue_free(the_queue);
-        printf("\nfloor: a number of 8 bytes a write, or under the mutex; the queue packs it, and "
-               "has no bound\n");
+        mp_queue_free(small_queue);
+        printf(
+            "\nfloor: a number of 8 bytes a write, or under the mutex, in a ring of %d; the queue "
+            "packs it, and has no bound, but for two items of 1 MiB\n",
+            SLOTS);
     }
     return 0;
 }

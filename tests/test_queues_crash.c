@@ -191,6 +191,25 @@ static void end_traced(pid_t pid, bool is_child)
         (void)stopped_by(pid);
 }
 
+/* Not where the system forbids it, and not with a sanitizer, whose instructions are not ours. */
+static void skip_unless_traceable(void)
+{
+    pid_t pid = HAS_ASAN || HAS_TSAN ? -1 : fork();
+    bool traceable;
+
+    if (pid == 0)
+        for (;;)
+            (void)pause();
+    traceable = pid > 0 && ptrace(PTRACE_SEIZE, pid, NULL, NULL) == 0;
+    if (pid > 0) {
+        (void)kill(pid, SIGKILL);
+        while (waitpid(pid, NULL, __WALL) < 0 && errno == EINTR)
+            ;
+    }
+    if (!traceable)
+        skip();
+}
+
 /* From the mark of the beginning so many steps. Whether the end was reached before. */
 static bool step(pid_t pid, long steps)
 {
@@ -245,34 +264,43 @@ static void check_survivors(mp_queue *queue, enum deed deed, long steps, double 
     assert_int_equal(mp_queue_join(queue, 0), 0);
 }
 
+/* A victim that is traced, stopped where its deed begins. */
+static mp_process *start_victim(
+    enum deed deed, mp_queue *queue, mp_connection *here, mp_connection *there, pid_t *traced)
+{
+    mp_process *p = start_process(.target = suffer, .args = MP_ARGS(queue, there, (int)deed));
+    mp_message message = MP_MESSAGE_INIT;
+    long pid;
+
+    assert_int_equal(mp_connection_recv(here, &message), 0);
+    assert_int_equal(mp_unpack(&message, &pid), 0);
+    mp_message_clear(&message);
+    if (ptrace(PTRACE_SEIZE, (pid_t)pid, NULL, NULL) < 0)
+        fail_msg("trace: %s", strerror(errno));
+    assert_int_equal(mp_connection_send(here, 0), 0);
+    assert_int_equal(stopped_by((pid_t)pid), SIGUSR1);
+    *traced = (pid_t)pid;
+    return p;
+}
+
 /* One victim. False once it reaches the end of its deed in fewer steps. */
 static bool try(enum deed deed, long steps, bool is_child, double *longest)
 {
     mp_queue *queue = make_queue();
     mp_connection *here, *there;
-    mp_message message = MP_MESSAGE_INIT;
     mp_process *p;
+    pid_t pid = -1;
     bool over;
-    long pid;
 
     assert_int_equal(mp_pipe(&here, &there), 0);
     fill(queue, deed, there);
-    p = start_process(.target = suffer, .args = MP_ARGS(queue, there, (int)deed));
-    assert_int_equal(mp_connection_recv(here, &message), 0);
-    assert_int_equal(mp_unpack(&message, &pid), 0);
-    if (ptrace(PTRACE_SEIZE, (pid_t)pid, NULL, NULL) < 0) {
-        print_message("no process can be traced here: %s\n", strerror(errno));
-        skip();
-    }
-    assert_int_equal(mp_connection_send(here, 0), 0);
-    assert_int_equal(stopped_by((pid_t)pid), SIGUSR1);
-    over = step((pid_t)pid, steps);
-    end_traced((pid_t)pid, is_child);
+    p = start_victim(deed, queue, here, there, &pid);
+    over = step(pid, steps);
+    end_traced(pid, is_child);
     assert_int_equal(finish(p), -SIGKILL);
     if (over && deed == GET_SHRINKING) /* it did, so its instructions were among the steps */
         assert_true(memory_of_queue() < 1000000);
     check_survivors(queue, deed, steps, longest);
-    mp_message_clear(&message);
     mp_connection_free(here);
     mp_connection_free(there);
     mp_queue_free(queue);
@@ -311,11 +339,47 @@ static void kill_at_every_step(const char *method, long stride)
 
 static void a_process_killed_after_any_instruction_wedges_nobody(void **state)
 {
-    if (HAS_ASAN || HAS_TSAN) {
-        print_message("the instructions of sanitizers are not the library's\n");
-        skip();
-    }
+    skip_unless_traceable();
     kill_at_every_step(*state, strcmp(*state, "fork") == 0 ? 61 : 211);
+}
+
+/* While the victim is stopped somewhere inside, calls with a timeout come back. */
+static void check_held_up(enum deed deed, long steps, bool is_child, int *held, int *free)
+{
+    mp_queue *queue = make_queue();
+    mp_connection *here, *there;
+    double begin;
+    mp_process *p;
+    pid_t pid = -1;
+    int r;
+
+    assert_int_equal(mp_pipe(&here, &there), 0);
+    p = start_victim(deed, queue, here, there, &pid);
+    (void)step(pid, steps);
+    begin = now();
+    r = mp_queue_put(queue, mp_list(AFTER, 0), 0.02);
+    assert_true(r == 0 || r == MP_EFULL);
+    (*held) += r == MP_EFULL;
+    (*free) += r == 0;
+    assert_int_not_equal(get_number(queue, 0.02), -2);
+    assert_true(now() - begin < 5);
+    end_traced(pid, is_child);
+    assert_int_equal(finish(p), -SIGKILL);
+    assert_int_equal(mp_queue_put(queue, mp_list(AFTER, 0), PATIENCE), 0); /* it goes on */
+    mp_connection_free(here);
+    mp_connection_free(there);
+    mp_queue_free(queue);
+}
+
+static void a_stopped_process_holds_up_others_no_longer_than_they_say(void **state)
+{
+    bool is_child = strcmp(*state, "forkserver") != 0;
+    int held = 0, free = 0;
+
+    skip_unless_traceable();
+    for (long steps = 20; steps < 1400; steps += 20)
+        check_held_up(PUT, steps, is_child, &held, &free);
+    assert_true(held > 0 && free > 0);
 }
 
 /* ---- asleep ---- */
@@ -472,6 +536,7 @@ static void random_kills_cost_at_most_what_the_dead_had_in_hand(void **state)
 
 static const struct CMUnitTest tests[] = {
     UNDER_EACH(a_process_killed_after_any_instruction_wedges_nobody),
+    UNDER_EACH(a_stopped_process_holds_up_others_no_longer_than_they_say),
     UNDER_EACH(sleepers_that_are_killed_take_no_wake_up_along),
     UNDER_EACH(random_kills_cost_at_most_what_the_dead_had_in_hand),
 };
