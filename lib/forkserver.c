@@ -61,7 +61,8 @@ static struct server {
     int report;             /* the status pipe, non-blocking */
     int taken[2];           /* for each spare that was taken: its place, a byte */
     int alive[2];           /* ends when the server ends; the spare watches it */
-    pid_t spares[SPARES];   /* 0: there is none */
+    pid_t pid;
+    pid_t spares[SPARES]; /* 0: there is none */
     struct shared *shared;
     struct child_entry *children;
     size_t count, capacity;
@@ -89,8 +90,8 @@ static void wait_for_request(void)
         { .fd = server.alive[0], .events = POLLIN },
     };
 
-    if (mp__fd_poll(fds, 2, INT64_MAX) < 0 || fds[1].revents)
-        _exit(0);
+    if (mp__fd_poll(fds, 2, INT64_MAX) < 0 || fds[1].revents || getppid() != server.pid)
+        _exit(0); /* a spare that was forked just then may hold the pipe open a little longer */
 }
 
 /*
@@ -405,6 +406,7 @@ static void open_server(mp_connection *channel, const mp__server_orders *orders)
 {
     void *shared = NULL;
 
+    server.pid = getpid();
     server.channel = channel;
     server.self = -1;
     server.on_demand = orders->on_demand;
