@@ -13,7 +13,7 @@
 
 typedef struct body {
     mp__shared_head head;
-    _Alignas(64) atomic_uint word;
+    atomic_uint word;
 } body;
 
 struct mp_event {

@@ -20,7 +20,7 @@
 
 typedef struct body {
     mp__shared_head head;
-    _Alignas(64) atomic_uint word;
+    atomic_uint word;
     uint32_t limit;
     mp__mutex queue;  /* of the one who sleeps */
     mp__mutex change; /* of a bounded one's word with SLEEPER: its value can only fall meanwhile */
