@@ -132,7 +132,7 @@ static void wait_for_turn(void)
             _exit(1); /* the rest of its request is no request */
 }
 
-/* The turn goes to the next one when the request is read. */
+/* With the turn, which goes to the next one when the owner knows who took it. */
 static int read_request(uint8_t place, mp__child *child)
 {
     mp__server_orders orders;
@@ -145,7 +145,6 @@ static int read_request(uint8_t place, mp__child *child)
     if (!child->told)
         _exit(r == MP_EEOF ? 0 : 1);
     atomic_store(&server.shared->spares[place].progress, TAKEN);
-    (void)mp__mutex_unlock(&server.shared->turn);
     return r;
 }
 
@@ -167,7 +166,10 @@ static void be_spare(uint8_t place, mp__child *child)
     wait_for_turn();
     wait_for_request();
     r = read_request(place, child);
-    if (answer(child->serial, (long)getpid()) < 0 || write(server.taken[1], &place, 1) != 1)
+    if (answer(child->serial, (long)getpid()) < 0)
+        _exit(1);
+    (void)mp__mutex_unlock(&server.shared->turn);
+    if (write(server.taken[1], &place, 1) != 1)
         _exit(1);
     leave_server(child);
     mp__clean_signals(MP__SIGNAL(SIGINT)); /* from now on it is meant for us, too */
