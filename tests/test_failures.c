@@ -212,26 +212,33 @@ static int use_memory(void)
     mp_shared_memory *named = mp_shared_memory_new(.create = true, .size = 10), *m;
     mp_shareable_list *list = mp_shareable_list_new(.items = mp_list(1, "text")), *l;
     mp_raw_array *array = mp_raw_array_new(int, 3), *copy = NULL, *a;
+    mp_array *own = mp_array_new(int, 3), *given = NULL, *w;
     mp_connection *here = NULL, *there = NULL;
-    int r = named && list && array ? 0 : mp_last_error()->code;
+    int r = named && list && array && own ? 0 : mp_last_error()->code;
 
     if (r == 0)
         r = mp_shared_memory_grow(named, 20);
     if (r == 0)
         r = (copy = mp_raw_array_copy(array)) ? mp_pipe(&here, &there) : MP_ENOMEM;
     if (r == 0)
-        r = mp_connection_send(here, mp_list(named, list, array, 7));
+        r = (given = mp_array_new(int, 3, .lock = mp_array_get_lock(own))) ? 0 : MP_ENOMEM;
+    if (r == 0)
+        r = mp_connection_send(here, mp_list(named, list, array, 7, given));
     if (r == 0)
         r = mp_connection_recv(there, &message);
     if (r == 0)
-        r = mp_unpack(&message, &m, &l, &a, NULL);
+        r = mp_unpack(&message, &m, &l, &a, NULL, &w);
     if (r == 0)
         r = mp_shareable_list_get(l, 1, &text);
+    if (r == 0)
+        r = mp_array_set(w, 1, 5);
     armed = false;
     mp_message_clear(&text);
     mp_message_clear(&message);
     mp_connection_free(here);
     mp_connection_free(there);
+    mp_array_free(own);
+    mp_array_free(given);
     mp_raw_array_free(copy);
     mp_raw_array_free(array);
     mp_shareable_list_free(list);

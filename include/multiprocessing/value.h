@@ -104,6 +104,7 @@ typedef struct mp_condition mp_condition;
 typedef struct mp_event mp_event;
 typedef struct mp_barrier mp_barrier;
 typedef struct mp_raw_array mp_raw_array;
+typedef struct mp_array mp_array;
 typedef struct mp_shared_memory mp_shared_memory;
 typedef struct mp_shareable_list mp_shareable_list;
 
@@ -166,7 +167,7 @@ MP_API int mp_raise(mp_call *call, int code, const char *format, ...) MP__PRINTF
  *   msgpack_object     anything; lent
  *   mp_connection *    a connection (see mp_connection_keep); lent
  *   mp_queue *, mp_lock *, mp_semaphore *, mp_condition *, mp_event *, mp_barrier *  the same
- *   mp_raw_array *, mp_shared_memory *, mp_shareable_list *  the same
+ *   mp_raw_array *, mp_array *, mp_shared_memory *, mp_shareable_list *  the same
  *   any other type     bytes of exactly its size: what mp_struct sent
  *   NULL               anything: skipped
  *
@@ -219,6 +220,7 @@ MP_API int mp_raise(mp_call *call, int code, const char *format, ...) MP__PRINTF
     X(mp_event, mp__event_kind) \
     X(mp_barrier, mp__barrier_kind) \
     X(mp_raw_array, mp__raw_array_kind) \
+    X(mp_array, mp__array_kind) \
     X(mp_shared_memory, mp__shared_memory_kind) \
     X(mp_shareable_list, mp__shareable_list_kind)
 #define MP__HANDLE_VALUE(type, kind_of_type) type *: mp__from_handle,
