@@ -117,6 +117,24 @@ static int lock_interruptibly(mp__mutex *mutex, int64_t deadline)
     return r;
 }
 
+/*
+ * Without end, but in slices: a wake-up can be lost. Who was woken and is killed
+ * before it has the mutex, while another took it that saw nobody wait, leaves the
+ * others asleep over a free mutex. The kernel passes on the wake-up of one that died
+ * only if the mutex was free then. Whoever wakes up by itself finds it.
+ */
+static int lock_patiently(mp__mutex *mutex)
+{
+    int e = pthread_mutex_trylock(&mutex->mutex);
+
+    if (e != EBUSY)
+        return e;
+    do
+        e = mp__mutex_timedlock(&mutex->mutex, mp__clock_slice(MP__NEVER));
+    while (e == ETIMEDOUT);
+    return e;
+}
+
 int mp__mutex_lock(mp__mutex *mutex, int64_t deadline)
 {
     int e;
@@ -124,7 +142,7 @@ int mp__mutex_lock(mp__mutex *mutex, int64_t deadline)
     if (mp__mutex_lock_short(mutex))
         return 0;
     if (deadline == MP__NEVER && !mp__fd_interruptible())
-        return answer(mutex, pthread_mutex_lock(&mutex->mutex));
+        return answer(mutex, lock_patiently(mutex));
     e = pthread_mutex_trylock(&mutex->mutex);
     if (e != EBUSY || deadline == 0)
         return answer(mutex, e);
@@ -137,7 +155,7 @@ int mp__mutex_enter(mp__mutex *mutex)
 {
     if (mp__mutex_lock_short(mutex))
         return 0;
-    return answer(mutex, pthread_mutex_lock(&mutex->mutex));
+    return answer(mutex, lock_patiently(mutex));
 }
 
 int mp__mutex_unlock(mp__mutex *mutex)
