@@ -50,6 +50,31 @@ static inline void bench_check(bool good, const char *what)
     exit(1);
 }
 
+static inline void bench_write(int fd, const void *data, size_t size)
+{
+    for (const char *at = data; size;) {
+        ssize_t n = write(fd, at, size);
+
+        bench_check(n > 0, "write");
+        at += n;
+        size -= (size_t)n;
+    }
+}
+
+/* Whether all of it came. */
+static inline bool bench_read(int fd, void *data, size_t size)
+{
+    for (char *at = data; size;) {
+        ssize_t n = read(fd, at, size);
+
+        if (n <= 0)
+            return false;
+        at += n;
+        size -= (size_t)n;
+    }
+    return true;
+}
+
 static inline double bench_now(void)
 {
     struct timespec t;

@@ -42,28 +42,6 @@ static void check(int r, const char *what)
 
 /* ---- raw ---- */
 
-static void write_all(int fd, const void *data, size_t size)
-{
-    while (size) {
-        ssize_t n = write(fd, data, size);
-
-        bench_check(n > 0, "write");
-        data = (const char *)data + n;
-        size -= (size_t)n;
-    }
-}
-
-static void read_all(int fd, void *data, size_t size)
-{
-    while (size) {
-        ssize_t n = read(fd, data, size);
-
-        bench_check(n > 0, "read");
-        data = (char *)data + n;
-        size -= (size_t)n;
-    }
-}
-
 /* Framed: the length first, in the same call. */
 static void write_frame(int fd, const void *data, size_t size)
 {
@@ -72,15 +50,15 @@ static void write_frame(int fd, const void *data, size_t size)
     ssize_t n = writev(fd, parts, 2);
 
     bench_check(n >= (ssize_t)sizeof(length), "writev");
-    write_all(fd, (const char *)data + n - sizeof(length), size + sizeof(length) - (size_t)n);
+    bench_write(fd, (const char *)data + n - sizeof(length), size + sizeof(length) - (size_t)n);
 }
 
 static void read_frame(int fd, void *data)
 {
     uint32_t length;
 
-    read_all(fd, &length, sizeof(length));
-    read_all(fd, data, length);
+    bench_check(bench_read(fd, &length, sizeof(length)), "read");
+    bench_check(bench_read(fd, data, length), "read");
 }
 
 /* ---- messages ---- */
@@ -105,10 +83,10 @@ static void put(const struct channels *c, enum task task, size_t size)
 {
     switch (task) {
     case RAW_PIPE:
-        write_all(mp_connection_fileno(c->raw_out), buffer, size);
+        bench_write(mp_connection_fileno(c->raw_out), buffer, size);
         break;
     case RAW_SOCKET:
-        write_all(mp_connection_fileno(c->raw_socket), buffer, size);
+        bench_write(mp_connection_fileno(c->raw_socket), buffer, size);
         break;
     case RAW_STREAM:
         write_frame(mp_connection_fileno(c->raw_socket), buffer, size);
@@ -130,10 +108,10 @@ static void get(const struct channels *c, enum task task, size_t size)
 {
     switch (task) {
     case RAW_PIPE:
-        read_all(mp_connection_fileno(c->raw_in), buffer, size);
+        bench_check(bench_read(mp_connection_fileno(c->raw_in), buffer, size), "read");
         break;
     case RAW_SOCKET:
-        read_all(mp_connection_fileno(c->raw_socket), buffer, size);
+        bench_check(bench_read(mp_connection_fileno(c->raw_socket), buffer, size), "read");
         break;
     case RAW_STREAM:
         read_frame(mp_connection_fileno(c->raw_socket), buffer);

@@ -43,40 +43,16 @@ struct bare {
 
 static struct bare bares[WORKERS];
 
-static bool read_all(int fd, void *data, size_t size)
-{
-    for (char *at = data; size;) {
-        ssize_t n = read(fd, at, size);
-
-        if (n <= 0)
-            return false;
-        at += n;
-        size -= (size_t)n;
-    }
-    return true;
-}
-
-static void write_all(int fd, const void *data, size_t size)
-{
-    for (const char *at = data; size;) {
-        ssize_t n = write(fd, at, size);
-
-        bench_check(n > 0, "write");
-        at += n;
-        size -= (size_t)n;
-    }
-}
-
 /* Squares what comes, as many numbers at once as the first one says. */
 static _Noreturn void be_bare(int from, int to)
 {
     long count, numbers[BATCH];
 
-    while (read_all(from, &count, sizeof(count)) && count > 0 && count <= BATCH &&
-           read_all(from, numbers, (size_t)count * sizeof(*numbers))) {
+    while (bench_read(from, &count, sizeof(count)) && count > 0 && count <= BATCH &&
+           bench_read(from, numbers, (size_t)count * sizeof(*numbers))) {
         for (long i = 0; i < count; i++)
             numbers[i] *= numbers[i];
-        write_all(to, numbers, (size_t)count * sizeof(*numbers));
+        bench_write(to, numbers, (size_t)count * sizeof(*numbers));
     }
     _exit(0);
 }
@@ -124,7 +100,7 @@ static void put(struct bare *b, size_t *next, size_t count, size_t total)
         return;
     message[0] = (long)count;
     memcpy(message + 1, in + *next, count * sizeof(long));
-    write_all(b->to, message, (count + 1) * sizeof(long));
+    bench_write(b->to, message, (count + 1) * sizeof(long));
     *next += count;
     b->flying += count;
 }
@@ -150,7 +126,7 @@ static double bare_map(size_t total, size_t batch, size_t depth)
 
             if (!fds[i].revents || !n)
                 continue;
-            bench_check(read_all(bares[i].from, answers, n * sizeof(long)), "read");
+            bench_check(bench_read(bares[i].from, answers, n * sizeof(long)), "read");
             bares[i].flying -= n;
             done += n;
             put(&bares[i], &next, batch, total);
@@ -178,8 +154,8 @@ static double floor_call(void *unused)
 
     (void)unused;
     for (size_t i = 0; i < calls; i++) {
-        write_all(bares[0].to, message, sizeof(message));
-        bench_check(read_all(bares[0].from, &answer, sizeof(answer)), "read");
+        bench_write(bares[0].to, message, sizeof(message));
+        bench_check(bench_read(bares[0].from, &answer, sizeof(answer)), "read");
     }
     return (bench_now() - begin) / (double)calls;
 }
@@ -378,7 +354,7 @@ static double floor_start(void *argument)
         }
     }
     for (int i = 0; i < s->workers; i++)
-        bench_check(read_all(there[0], &byte, 1), "read");
+        bench_check(bench_read(there[0], &byte, 1), "read");
     (void)close(go[1]);
     for (int i = 0; i < s->workers; i++)
         (void)waitpid(pids[i], NULL, 0);

@@ -98,42 +98,20 @@ static uint64_t ring_get(void)
     return number;
 }
 
-static void write_all(int fd, const void *data, size_t size)
-{
-    while (size) {
-        ssize_t n = write(fd, data, size);
-
-        bench_check(n > 0, "write");
-        data = (const char *)data + n;
-        size -= (size_t)n;
-    }
-}
-
-static void read_all(int fd, void *data, size_t size)
-{
-    while (size) {
-        ssize_t n = read(fd, data, size);
-
-        bench_check(n > 0, "read");
-        data = (char *)data + n;
-        size -= (size_t)n;
-    }
-}
-
 static void put(enum channel channel, uint64_t number)
 {
     switch (channel) {
     case PIPE:
-        write_all(pipe_ends[1], &number, sizeof(number));
+        bench_write(pipe_ends[1], &number, sizeof(number));
         break;
     case RING:
         ring_put(number);
         break;
     case PACKETS:
-        write_all(packet_ends[1], &number, sizeof(number));
+        bench_write(packet_ends[1], &number, sizeof(number));
         break;
     case STREAM:
-        write_all(stream_ends[1], buffer, LARGE);
+        bench_write(stream_ends[1], buffer, LARGE);
         break;
     case QUEUE:
         check(mp_queue_put(the_queue, number, MP_FOREVER), "put");
@@ -151,16 +129,16 @@ static void get(enum channel channel)
 
     switch (channel) {
     case PIPE:
-        read_all(pipe_ends[0], &number, sizeof(number));
+        bench_check(bench_read(pipe_ends[0], &number, sizeof(number)), "read");
         break;
     case RING:
         (void)ring_get();
         break;
     case PACKETS:
-        read_all(packet_ends[0], &number, sizeof(number));
+        bench_check(bench_read(packet_ends[0], &number, sizeof(number)), "read");
         break;
     case STREAM:
-        read_all(stream_ends[0], buffer, LARGE);
+        bench_check(bench_read(stream_ends[0], buffer, LARGE), "read");
         break;
     case QUEUE:
         check(mp_queue_get(the_queue, &message, MP_FOREVER), "get");
