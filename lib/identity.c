@@ -178,18 +178,18 @@ static void become_parent(const mp__child *child)
         mp__parent.popen.life = child->lifeline;
 }
 
-/* What the parent owned in the place of this stays: it may be what the child was told. */
+/* What was owned here before stays until it is set anew; but the name may be the parent's now. */
 void mp__process_become(const mp__child *child)
 {
     const mp__identity *id = &child->identity;
 
     become_parent(child);
     mp__current.name = id->name;
-    mp__current.own_name = NULL;
+    if (mp__current.own_name == id->parent_name)
+        mp__current.own_name = NULL;
     mp__current.path = id->path;
     mp__current.path_length = id->path_length;
     mp__current.authkey = (mp_bytes_view){ id->authkey, id->authkey_size };
-    mp__current.own_authkey = (mp__buffer){ 0 };
     mp__current.daemon = id->daemon;
     mp__depth = id->depth;
     counter = 0;
