@@ -1,19 +1,22 @@
 #!/bin/sh
-# Runs the test programs given, then the scripts that check the whole. Any failure fails the run.
-# A program that hangs is ended with its children; one that crashes has no summary.
-failed=
-for test in "$@"; do
-    name=$(basename "$test")
-    output=$(timeout -k 10 "${TEST_TIMEOUT:-900}" "$test" 2>&1)
+# SPDX-License-Identifier: MIT
+#
+# Runs the test programs given, two at a time, then the scripts that check the whole.
+# Any failure fails the run. A program that hangs is ended with its children; one that
+# crashes has no summary.
+if [ "$1" = --one ]; then
+    name=$(basename "$2")
+    output=$(timeout -k 10 "${TEST_TIMEOUT:-900}" "$2" 2>&1)
     status=$?
     if [ $status -eq 0 ] && echo "$output" | grep -q '\[  PASSED  \]'; then
         echo "$name: $(echo "$output" | sed -n 's/^\[  PASSED  \] \([0-9]*\).*/\1 passed/p' | tail -n 1)"
-    else
-        echo "$output"
-        echo "$name: FAILED with status $status"
-        failed="$failed $name"
+        exit 0
     fi
-done
+    printf '%s\n%s: FAILED with status %s\n' "$output" "$name" "$status"
+    exit 1
+fi
+failed=
+printf '%s\n' "$@" | xargs -P "${JOBS:-2}" -n 1 sh "$0" --one || failed=" tests"
 for check in "sh tests/check_layers.sh" "sh tests/check_parity.sh" "sh tests/check_headers.sh" \
     "sh tests/check_examples.sh $B" "sh tests/check_readme.sh" "sh tests/check_links.sh $B"; do
     [ -f "$(echo "$check" | cut -d' ' -f2)" ] || continue
