@@ -8,6 +8,7 @@ picture=$(mktemp) || exit 1
 trap 'rm -f "$printed" "$picture"' EXIT
 failed=
 runs=0
+case $B in *thread*) export MP_LOG=error ;; esac # TSan has a thread of its own, which fork warns of
 
 # check NAME METHOD [ARGUMENTS]: output as expected, nothing on stderr, exit code 0.
 check() {
