@@ -284,6 +284,7 @@ int main(int argc, char **argv)
         pid_t pid;
 
         make_all();
+        (void)mp_event_wait(events[0], 0.001); /* with all CPUs: the library looks once how many */
         pid = fork();
         bench_check(pid >= 0, "fork");
         if (pid == 0)

@@ -12,9 +12,11 @@
 #include "clock_internal.h"
 #include "error_internal.h"
 #include "futex_internal.h"
+#include "spin_internal.h"
 
 #define SLEEPER 0x80000000U /* somebody may sleep on the word: who releases wakes him */
 #define VALUE 0x7fffffffU
+#define LOOKS 100 /* in a row, before others get the CPU */
 #define STUCK \
     INT64_C(1000000000) /* ns after which the queue is not trusted: its first may be stopped */
 
@@ -91,6 +93,22 @@ static bool take(atomic_uint *word, unsigned remove)
         if (atomic_compare_exchange_weak(word, &seen, (seen - 1) & ~remove))
             return true;
     return false;
+}
+
+static bool has_one(void *word)
+{
+    return (atomic_load_explicit((atomic_uint *)word, memory_order_relaxed) & VALUE) != 0;
+}
+
+/* Who sleeps costs the one who releases a system call; what is held for a moment is worth a look. */
+static bool take_soon(atomic_uint *word, double timeout)
+{
+    static _Thread_local mp__spin spin;
+
+    for (int i = 0; i < LOOKS; i++)
+        if (has_one(word) && take(word, 0))
+            return true;
+    return timeout > 0 && mp__spin_until(&spin, has_one, word) && take(word, 0);
 }
 
 static bool take_or_clear(atomic_uint *word)
@@ -172,7 +190,7 @@ int mp_semaphore_acquire(mp_semaphore *s, double timeout)
 
     if (!s)
         return mp__fail(MP_EINVAL, "no semaphore: NULL");
-    if (take(&body_of(s)->word, 0))
+    if (take(&body_of(s)->word, 0) || take_soon(&body_of(s)->word, timeout))
         return 0;
     deadline = mp__clock_deadline(timeout);
     r = deadline == 0 ? MP_ETIMEDOUT : MP_EAGAIN;
