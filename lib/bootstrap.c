@@ -105,6 +105,9 @@ __attribute__((constructor(101))) static void begin(void)
     channel_fd = atoi(variable + strlen(MP__CHILD_VARIABLE "="));
     (void)fcntl(channel_fd, F_SETFD, FD_CLOEXEC); /* a wrong one is found at the guard */
     stage = MP__STAGE_BOOTSTRAPPING;
+    if (command_line_size) /* /proc/self/exe would be "exe" */
+        mp__pid_set_title(
+            strrchr(command_line, '/') ? strrchr(command_line, '/') + 1 : command_line);
     mp__pid_mark(variable);
     (void)atexit(complain_if_missed); /* without memory the exit code is still not 0 */
 }

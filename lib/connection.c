@@ -246,17 +246,17 @@ int mp_connection_fileno(const mp_connection *c)
 
 bool mp_connection_closed(const mp_connection *c)
 {
-    return is_lost(c) || atomic_load(&c->fd) < 0;
+    return !c || is_lost(c) || atomic_load(&c->fd) < 0;
 }
 
 bool mp_connection_readable(const mp_connection *c)
 {
-    return c->readable;
+    return c && c->readable;
 }
 
 bool mp_connection_writable(const mp_connection *c)
 {
-    return c->writable;
+    return c && c->writable;
 }
 
 int mp__connection_readable_fd(const mp_connection *c)

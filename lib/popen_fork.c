@@ -8,6 +8,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <unistd.h>
 
 #include "clean_internal.h"
@@ -49,11 +50,10 @@ static bool has_threads(void)
 
 static void warn_of_threads(void)
 {
-    static bool warned;
+    static atomic_bool warned;
 
-    if (warned || !has_threads())
+    if (atomic_load(&warned) || !has_threads() || atomic_exchange(&warned, true))
         return;
-    warned = true;
     mp_log(MP_LOG_WARNING, "fork is used while other threads run: a lock that one of them holds "
                            "stays locked in the child for ever. The start methods spawn and "
                            "forkserver are safe (mp_set_start_method)");

@@ -129,7 +129,7 @@ static int check(const mp_queue *q)
 
 bool mp_queue_closed(const mp_queue *q)
 {
-    return atomic_load(&q->closed);
+    return !q || atomic_load(&q->closed);
 }
 
 /* gets is read first: an item that comes and goes meanwhile is counted, not missed. */

@@ -406,12 +406,12 @@ mp_shareable_list *mp_shareable_list_keep(mp_shareable_list *l)
 
 mp_shared_memory *mp_shareable_list_shm(const mp_shareable_list *l)
 {
-    return l->shm;
+    return l ? l->shm : NULL;
 }
 
 size_t mp_shareable_list_len(const mp_shareable_list *l)
 {
-    return l->count;
+    return l ? l->count : 0;
 }
 
 /* ---- using it ---- */

@@ -258,22 +258,22 @@ mp_shared_memory *mp_shared_memory_keep(mp_shared_memory *m)
 
 void *mp_shared_memory_buf(const mp_shared_memory *m)
 {
-    return m->block.memory;
+    return m ? m->block.memory : NULL;
 }
 
 size_t mp_shared_memory_size(const mp_shared_memory *m)
 {
-    return m->size;
+    return m ? m->size : 0;
 }
 
 const char *mp_shared_memory_name(const mp_shared_memory *m)
 {
-    return *m->tracked.name ? m->tracked.name : NULL;
+    return m && *m->tracked.name ? m->tracked.name : NULL;
 }
 
 bool mp_shared_memory_readonly(const mp_shared_memory *m)
 {
-    return m->block.readonly;
+    return m && m->block.readonly;
 }
 
 static int check_open(const mp_shared_memory *m)

@@ -88,6 +88,10 @@ mp_raw_array *mp_raw_array_create(const mp_raw_array_options *o)
 
 mp_raw_array *mp_raw_array_copy(const mp_raw_array *a)
 {
+    if (!a) {
+        (void)mp__fail(MP_EINVAL, "no array: NULL");
+        return NULL;
+    }
     return mp_raw_array_create(&(const mp_raw_array_options){
         .type = { .type = a->type, .size = a->size },
         .count = a->count,
@@ -112,17 +116,17 @@ mp_raw_array *mp_raw_array_keep(mp_raw_array *a)
 
 size_t mp_raw_array_len(const mp_raw_array *a)
 {
-    return a->count;
+    return a ? a->count : 0;
 }
 
 size_t mp_raw_array_itemsize(const mp_raw_array *a)
 {
-    return a->size;
+    return a ? a->size : 0;
 }
 
 bool mp_raw_array_readonly(const mp_raw_array *a)
 {
-    return a->block.readonly;
+    return a && a->block.readonly;
 }
 
 /* ---- elements ---- */

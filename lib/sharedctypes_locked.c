@@ -82,7 +82,7 @@ mp_raw_array *mp_array_get_obj(const mp_array *a)
 
 size_t mp_array_len(const mp_array *a)
 {
-    return mp_raw_array_len(a->raw);
+    return a ? mp_raw_array_len(a->raw) : 0;
 }
 
 /* ---- the lock ---- */

@@ -128,7 +128,8 @@ mp_barrier *mp_barrier_keep(mp_barrier *b)
 
 void mp_barrier_set_argument(mp_barrier *b, void *argument)
 {
-    b->argument = argument;
+    if (b)
+        b->argument = argument;
 }
 
 /* ---- rounds; all with the guard held ---- */
@@ -378,17 +379,17 @@ int mp_barrier_abort(mp_barrier *b)
 
 int mp_barrier_parties(const mp_barrier *b)
 {
-    return (int)b->parties;
+    return b ? (int)b->parties : 0;
 }
 
 int mp_barrier_n_waiting(const mp_barrier *b)
 {
-    return (int)atomic_load(&body_of(b)->arrived);
+    return b ? (int)atomic_load(&body_of(b)->arrived) : 0;
 }
 
 bool mp_barrier_broken(const mp_barrier *b)
 {
-    return atomic_load(&body_of(b)->broken);
+    return !b || atomic_load(&body_of(b)->broken);
 }
 
 /* ---- travelling ---- */

@@ -289,6 +289,8 @@ static void store(const mp__slot *slot, const msgpack_object *value)
 /* What the first slot of mp_unpack, its source, holds. NULL: it is no source. */
 static const msgpack_object *source(const mp__slot *slot)
 {
+    if (!slot->pointer)
+        return NULL;
     switch (slot->type) {
     case MP__SLOT_CALL:
         return &((const mp_call *)slot->pointer)->arguments.value;

@@ -21,6 +21,7 @@
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -865,6 +866,17 @@ static bool tracker_ends(void)
     return !find_tracker();
 }
 
+/* Kills it and waits until it has closed all it had: its name in /proc goes earlier. */
+static bool kill_tracker(pid_t tracker)
+{
+    struct pollfd end = { .fd = (int)syscall(SYS_pidfd_open, tracker, 0), .events = POLLIN };
+    bool ended = end.fd >= 0 && kill(tracker, SIGKILL) == 0 && poll(&end, 1, PATIENCE * 1000) == 1;
+
+    if (end.fd >= 0)
+        (void)close(end.fd);
+    return ended;
+}
+
 /* Does something to its tracker between one name and the next. */
 static int hurt_the_tracker(mp_call *call)
 {
@@ -885,9 +897,9 @@ static int hurt_the_tracker(mp_call *call)
     if (memcmp(&before, &after, sizeof(before)) != 0)
         return 97;
     tracker = find_tracker();
-    if (!tracker || kill(tracker, sig) < 0)
+    if (!tracker || (sig != SIGKILL && kill(tracker, sig) < 0))
         return 96;
-    if (sig == SIGKILL && !tracker_ends())
+    if (sig == SIGKILL && !kill_tracker(tracker))
         return 95;
     for (int i = 1; i < 3; i++)
         if (!(m[i] = mp_shared_memory_new(.create = true, .size = 1)))

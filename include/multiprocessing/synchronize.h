@@ -12,6 +12,13 @@
  * lock it held goes to the next who asks, who is told (MP_EOWNERDEAD); a wait of
  * its is as if it had never begun; a barrier it waits at breaks.
  *
+ * A thread is known by what the kernel calls it, so all who use an object must be in
+ * one PID namespace, and a child made past fork(), by _Fork or clone, passes for its
+ * parent. A thread that dies with more than 2048 locks held leaves the rest locked:
+ * the kernel looks at no more.
+ *
+ * Of NULL, what only looks says that it is nothing: 0, false, broken.
+ *
  * Timeouts are those of clock.h: 0 or less tries once. Waits end with MP_EINTR
  * after mp_interrupt() if that was allowed. An object must not be freed while
  * another thread of this process uses it.

@@ -11,8 +11,8 @@
  *
  * What cannot arrive is refused when it is packed, by the function that takes
  * the value: lists nested deeper than 32 (MP_ETOODEEP), text, bytes or lists of
- * more than 4294967295 bytes or items (MP_ETOOLONG), a pointer that is not
- * NULL, an odd mp_dict (MP_ETYPE).
+ * more than 4294967295 bytes or items, handles of more than 253 descriptors in all
+ * (MP_ETOOLONG), a pointer that is not NULL, an odd mp_dict (MP_ETYPE).
  */
 #ifndef MULTIPROCESSING_VALUE_H
 #define MULTIPROCESSING_VALUE_H
@@ -45,9 +45,9 @@ typedef int (*mp_function)(mp_call *call);
  * receive.
  */
 typedef struct mp_message {
-    const void *data;        /* the bytes, lent */
+    const void *data;        /* of mp_connection_recv_bytes: the bytes, lent; else NULL */
     size_t size;             /* how many */
-    msgpack_object value;    /* what mp_connection_recv decoded; nil otherwise */
+    msgpack_object value;    /* what was received as a value; nil otherwise */
     struct mp__message *own; /* the library's */
 } mp_message;
 
