@@ -146,7 +146,10 @@ static int leave(mp_array *a, int entered, int r)
         a->untold = true;
     if (a->lock)
         (void)mp_lock_release(a->lock); /* it is ours */
-    return r < 0 ? r : entered;
+    if (r < 0 || entered == 0)
+        return r;
+    return mp__fail(MP_EOWNERDEAD, "it is done, but a holder of this array's lock died holding it, "
+                                   "so what it guards may be half changed");
 }
 
 int mp__array_get(mp_array *a, ptrdiff_t index, const mp__slot *to)

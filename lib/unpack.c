@@ -75,6 +75,8 @@ static int wrong_type(size_t at, const mp__slot *slot, const msgpack_object *val
 
 static int out_of_range(size_t at, const mp__slot *slot)
 {
+    if (slot->type == MP__SLOT_BOOL)
+        return mp__fail(MP_ERANGE, "value %zu is no bool: it must be false, true, 0 or 1", at);
     return mp__fail(MP_ERANGE, "value %zu does not fit into %s%zu bits", at,
         slot->type == MP__SLOT_FLOAT      ? "a float of "
         : slot->type == MP__SLOT_UNSIGNED ? "an unsigned integer of "
