@@ -138,6 +138,54 @@ msgpack_object mp__dict(size_t count, const msgpack_object *items)
     return value;
 }
 
+msgpack_object mp_list_of(size_t count, const msgpack_object *items)
+{
+    if (count > UINT32_MAX)
+        return local(EXT_TOO_LONG, "a list has at most 4294967295 items");
+    return mp__list(count, items);
+}
+
+/* ---- looking into a value ---- */
+
+size_t mp_len(const msgpack_object *object)
+{
+    switch (object ? object->type : MSGPACK_OBJECT_NIL) {
+    case MSGPACK_OBJECT_ARRAY:
+        return object->via.array.size;
+    case MSGPACK_OBJECT_MAP:
+        return object->via.map.size;
+    case MSGPACK_OBJECT_STR:
+        return object->via.str.size;
+    case MSGPACK_OBJECT_BIN:
+        return object->via.bin.size;
+    default:
+        return 0;
+    }
+}
+
+const msgpack_object *mp_list_get(const msgpack_object *object, size_t index)
+{
+    if (!object || object->type != MSGPACK_OBJECT_ARRAY || index >= object->via.array.size)
+        return NULL;
+    return &object->via.array.ptr[index];
+}
+
+const msgpack_object *mp_dict_get(const msgpack_object *object, const char *key)
+{
+    size_t length = key ? strlen(key) : 0;
+
+    if (!object || !key || object->type != MSGPACK_OBJECT_MAP)
+        return NULL;
+    for (uint32_t i = object->via.map.size; i > 0; i--) { /* of a key twice Python has the last */
+        const msgpack_object_kv *pair = &object->via.map.ptr[i - 1];
+
+        if (pair->key.type == MSGPACK_OBJECT_STR && pair->key.via.str.size == length &&
+            memcmp(pair->key.via.str.ptr, key, length) == 0)
+            return &pair->val;
+    }
+    return NULL;
+}
+
 /* ---- packing ---- */
 
 typedef struct {

@@ -489,6 +489,54 @@ static void a_dict_keeps_its_pairs_in_order(void **state)
     mp_message_clear(&message);
 }
 
+static void a_list_of_any_length_is_made_and_read_at_run_time(void **state)
+{
+    enum { N = 300 };
+    msgpack_object items[N];
+    mp_message message = MP_MESSAGE_INIT;
+
+    (void)state;
+    for (int i = 0; i < N; i++)
+        items[i] = i % 2 ? mp_object(i) : mp_object("even");
+    carry(mp_list_of(N, items), &message);
+    assert_int_equal(mp_len(&message.value), N);
+    for (int i = 0; i < N; i++) {
+        const char *text = "";
+        int number = 0;
+
+        if (i % 2)
+            assert_int_equal(mp_unpack(mp_list_get(&message.value, (size_t)i), &number), 0);
+        else
+            assert_int_equal(mp_unpack(mp_list_get(&message.value, (size_t)i), &text), 0);
+        assert_true(i % 2 ? number == i : strcmp(text, "even") == 0);
+    }
+    assert_null(mp_list_get(&message.value, N));
+    assert_null(mp_dict_get(&message.value, "even"));
+    mp_message_clear(&message);
+    assert_int_equal(refuse(mp_list_of((size_t)UINT32_MAX + 1, NULL)), MP_ETOOLONG);
+}
+
+static void the_values_of_a_dict_are_found_by_their_keys(void **state)
+{
+    mp_message message = MP_MESSAGE_INIT;
+    int number;
+
+    (void)state;
+    carry(mp_dict("one", 1, 2, "two", "", 3, "one", 11), &message);
+    assert_int_equal(mp_len(&message.value), 4);
+    assert_int_equal(mp_unpack(mp_dict_get(&message.value, "one"), &number), 0);
+    assert_int_equal(number, 11); /* as in Python, where the last one stays */
+    assert_int_equal(mp_unpack(mp_dict_get(&message.value, ""), &number), 0);
+    assert_int_equal(number, 3);
+    assert_null(mp_dict_get(&message.value, "on"));
+    assert_null(mp_dict_get(&message.value, NULL));
+    assert_null(mp_dict_get(NULL, "one"));
+    assert_null(mp_list_get(&message.value, 0));
+    assert_int_equal(mp_len(NULL), 0);
+    assert_int_equal(mp_unpack(mp_dict_get(&message.value, "no"), &number), MP_EINVAL);
+    mp_message_clear(&message);
+}
+
 static void a_dict_holds_16_pairs(void **state)
 {
     mp_message message = MP_MESSAGE_INIT;
@@ -1025,6 +1073,8 @@ static const struct CMUnitTest tests[] = {
     ONCE(a_list_holds_32_values),
     ONCE(twenty_values_are_taken_apart_at_once),
     ONCE(a_dict_keeps_its_pairs_in_order),
+    ONCE(a_list_of_any_length_is_made_and_read_at_run_time),
+    ONCE(the_values_of_a_dict_are_found_by_their_keys),
     ONCE(a_dict_holds_16_pairs),
     ONCE(a_ready_object_is_taken_as_it_is),
     ONCE(extensions_of_the_program_arrive),

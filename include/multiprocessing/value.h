@@ -74,6 +74,20 @@ typedef struct mp_bytes_view {
 /* Python's None. */
 MP_API msgpack_object mp_none(void);
 
+/* A list of count values that lie in an array; it is not copied. */
+MP_API msgpack_object mp_list_of(size_t count, const msgpack_object *items);
+
+/* How many items a list has, pairs a dict, bytes a text or bytes; else 0: like len(). */
+MP_API size_t mp_len(const msgpack_object *object);
+
+/*
+ * An item of a list, and the value of a text key in a dict, like list[index] and
+ * dict.get(key): lent by what holds them, and a source for mp_unpack. NULL when there
+ * is none, or object is no list or dict.
+ */
+MP_API const msgpack_object *mp_list_get(const msgpack_object *object, size_t index);
+MP_API const msgpack_object *mp_dict_get(const msgpack_object *object, const char *key);
+
 /* size bytes at data, Python's bytes. */
 MP_API msgpack_object mp_bytes(const void *data, size_t size);
 
@@ -190,6 +204,9 @@ MP_API int mp_raise(mp_call *call, int code, const char *format, ...) MP__PRINTF
 #define mp_dict(...) \
     mp__dict(        \
         MP__COUNT(__VA_ARGS__), (const msgpack_object[]){ MP__NONE MP__VALUES(__VA_ARGS__) } + 1)
+
+/* One value, of anything mp_list takes: for arrays of values that are filled at run time. */
+#define mp_object(value) MP__VALUE(value)
 
 /* The arguments of a call: .args = MP_ARGS("bob", 42). */
 #define MP_ARGS(...) mp_list(__VA_ARGS__)
