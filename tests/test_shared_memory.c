@@ -870,7 +870,8 @@ static bool tracker_ends(void)
 static bool kill_tracker(pid_t tracker)
 {
     struct pollfd end = { .fd = (int)syscall(SYS_pidfd_open, tracker, 0), .events = POLLIN };
-    bool ended = end.fd >= 0 && kill(tracker, SIGKILL) == 0 && poll(&end, 1, PATIENCE * 1000) == 1;
+    bool ended =
+        end.fd >= 0 && kill(tracker, SIGKILL) == 0 && poll(&end, 1, (int)(PATIENCE * 1000)) == 1;
 
     if (end.fd >= 0)
         (void)close(end.fd);
