@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * futex.c - the part of waiting for a word that all systems share: a short look
- * before the sleep, deadlines and mp_interrupt. How to sleep is the twins' business.
+ * futex.c - the part of waiting for a word that all systems share: deadlines,
+ * mp_interrupt, and a short look before the sleep. How to sleep is the twins' business.
  */
 #include "futex_internal.h"
 
@@ -22,17 +22,23 @@ static bool has_changed(void *argument)
     return atomic_load(l->word) != l->expected;
 }
 
-int mp__futex_wait(atomic_uint *word, unsigned expected, int64_t deadline)
+int mp__futex_watch(atomic_uint *word, unsigned expected, int64_t deadline)
 {
     static _Thread_local mp__spin spin;
+
+    if (deadline != 0 && mp__spin_until(&spin, has_changed, &(look){ word, expected }))
+        return 0;
+    return mp__futex_wait(word, expected, deadline);
+}
+
+int mp__futex_wait(atomic_uint *word, unsigned expected, int64_t deadline)
+{
     int r = 0;
 
     if (atomic_load(word) != expected)
         return 0;
     if (deadline == 0)
         return MP_ETIMEDOUT;
-    if (mp__spin_until(&spin, has_changed, &(look){ word, expected }))
-        return 0;
     if (!mp__fd_interruptible()) {
         mp__futex_sleep(word, expected, deadline);
         return atomic_load(word) == expected && mp__clock_over(deadline) ? MP_ETIMEDOUT : 0;

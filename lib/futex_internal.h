@@ -18,6 +18,9 @@
  */
 int mp__futex_wait(atomic_uint *word, unsigned expected, int64_t deadline);
 
+/* The same after a short look: for waits that are often over at once. */
+int mp__futex_watch(atomic_uint *word, unsigned expected, int64_t deadline);
+
 /*
  * Wakes at most count of those that sleep on the word, of any process. Change the word
  * first. Returns how many: 0 where sleepers look for themselves.

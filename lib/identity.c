@@ -114,10 +114,14 @@ const char *mp_process_name(const mp_process *p)
 
 int mp_process_set_name(mp_process *p, const char *name)
 {
-    char *copy = p && name ? strdup(name) : NULL;
+    int r = mp__process_check_ours(p);
+    char *copy;
 
-    if (!p || !name)
+    if (r < 0)
+        return r;
+    if (!name)
         return mp__fail(MP_EINVAL, "a process needs a name");
+    copy = strdup(name);
     if (!copy)
         return mp__fail(MP_ENOMEM, "out of memory for a name");
     free(p->own_name);

@@ -13,20 +13,17 @@
 #include "clock_internal.h"
 #include "error_internal.h"
 #include "fd_internal.h"
+#include "hooks_internal.h"
 
 /* ---- who a thread is ---- */
 
 _Thread_local mp__self mp__self_here;
 
 /* The thread that called fork is another one in the child. */
-static void after_fork(void)
+static void after_fork(bool ours)
 {
+    (void)ours;
     mp__self_here = (mp__self){ 0 };
-}
-
-static void install(void)
-{
-    (void)pthread_atfork(NULL, NULL, after_fork); /* ENOMEM: only forks suffer */
 }
 
 /* Without randomness: what no other thread has by chance either. */
@@ -38,10 +35,9 @@ static uint64_t make_token(void)
 
 void mp__self_introduce(void)
 {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
     mp__self *me = &mp__self_here;
 
-    (void)pthread_once(&once, install);
+    mp__hooks_after_fork(after_fork);
     me->pid = getpid();
     mp__self_ask(me);
     if (getentropy(&me->token, sizeof(me->token)) < 0 || me->token == 0)

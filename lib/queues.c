@@ -5,8 +5,8 @@
  * Why nobody is left asleep: who goes to sleep says so in a flag and then looks once
  * more; who changes something does that first and looks at the flag then, all of it
  * in one order (sequentially consistent). Who takes an item and leaves others wakes
- * the next sleeper, and so does who leaves room. A waker or a woken process that is killed in between delays the
- * others by one slice of their sleep.
+ * the next sleeper, and so does who leaves room. A waker or a woken process that is
+ * killed in between delays the others by one slice of their sleep.
  */
 #include "queues_internal.h"
 
@@ -17,7 +17,6 @@
 #include "clock_internal.h"
 #include "error_internal.h"
 #include "futex_internal.h"
-#include "hooks_internal.h"
 #include "queues_parcel_internal.h"
 #include "queues_ring_internal.h"
 #include "spin_internal.h"

@@ -12,7 +12,6 @@
 #include "error_internal.h"
 #include "fd_internal.h"
 #include "shm_internal.h"
-#include "sparse_internal.h"
 
 #define MAGIC UINT64_C(0x31657565755170f1) /* also says how the head is laid out */
 #define LOG2_MIN 16
@@ -26,7 +25,7 @@
 static int make_head(mp__queue_ring *ring)
 {
     mp__queue_shared *s = ring->shared;
-    int r = mp__sparse_reserve(ring->fd, 0, MP__QUEUE_HEAD);
+    int r = mp__shm_reserve_part(ring->fd, 0, MP__QUEUE_HEAD);
 
     if (r == 0)
         r = mp__mutex_init(&s->put_lock);
@@ -157,7 +156,7 @@ static int map(mp__queue_ring *ring, mp__queue_view *view, uint64_t generation)
 
     forget(view);
     if (r == 0)
-        r = mp__sparse_map(ring->fd, (off_t)1 << log2, (size_t)1 << log2, &memory);
+        r = mp__shm_map_part(ring->fd, (off_t)1 << log2, (size_t)1 << log2, &memory);
     if (r < 0)
         return r;
     show(view, memory, UINT64_C(1) << log2, shape->base, generation);
@@ -234,8 +233,8 @@ static void release_others(const mp__queue_ring *ring, uint64_t log2)
 {
     off_t begin = (off_t)1 << log2;
 
-    mp__sparse_release(ring->fd, 2 * begin, (off_t)2 << LOG2_MAX);
-    mp__sparse_release(ring->fd, (off_t)MP__QUEUE_HEAD, begin);
+    mp__shm_release_part(ring->fd, 2 * begin, (off_t)2 << LOG2_MAX);
+    mp__shm_release_part(ring->fd, (off_t)MP__QUEUE_HEAD, begin);
 }
 
 static uint64_t round_up(uint64_t size, uint64_t step)
@@ -247,12 +246,12 @@ static uint64_t round_up(uint64_t size, uint64_t step)
 static int make_ring(const mp__queue_ring *ring, uint64_t log2, uint64_t committed, void **memory)
 {
     off_t size = (off_t)1 << log2;
-    int r = mp__sparse_extend(ring->fd, 2 * size);
+    int r = mp__shm_lengthen(ring->fd, (size_t)(2 * size));
 
     if (r == 0 && committed)
-        r = mp__sparse_reserve(ring->fd, size, (off_t)committed);
+        r = mp__shm_reserve_part(ring->fd, size, (off_t)committed);
     if (r == 0)
-        r = mp__sparse_map(ring->fd, size, (size_t)size, memory);
+        r = mp__shm_map_part(ring->fd, size, (size_t)size, memory);
     return r;
 }
 
@@ -331,7 +330,8 @@ static int commit(mp__queue_ring *ring, uint64_t tail, size_t size)
     end = round_up(end + (end >> 3), STEP);
     if (end > ring->put.size)
         end = ring->put.size;
-    r = mp__sparse_reserve(ring->fd, (off_t)(ring->put.size + committed), (off_t)(end - committed));
+    r = mp__shm_reserve_part(
+        ring->fd, (off_t)(ring->put.size + committed), (off_t)(end - committed));
     if (r == 0)
         atomic_store(&shape->committed, end);
     return r;

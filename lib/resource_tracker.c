@@ -135,10 +135,8 @@ static int await(pid_t pid, int fd)
     int exitcode, r = 0;
     char byte;
 
-    if (mp__fd_read(fd, &byte, 1) != 1) {
+    if (mp__fd_read(fd, &byte, 1) != 1) /* who had the other end has ended, or is about to */
         r = mp__fail(MP_EIO, "the resource tracker does not begin");
-        (void)mp__pid_signal(pid, -1, SIGKILL);
-    }
     while (mp__pid_reap(pid, -1, &exitcode) == 0)
         (void)poll(NULL, 0, 1);
     return r;

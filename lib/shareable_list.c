@@ -240,6 +240,7 @@ static int read_layout(mp_shareable_list *l)
     if (count < 0 || (uint64_t)count > (size - 2 * WORD) / (3 * WORD + 1))
         return no_list(); /* each has an offset, a slot, a format and a code */
     l->count = (size_t)count;
+    free(l->slots); /* of an attempt under a name that was taken */
     l->slots = calloc(l->count + 1, sizeof(*l->slots));
     if (!l->slots)
         return mp__fail(MP_ENOMEM, "out of memory for a shareable list");

@@ -16,7 +16,7 @@
 #include "error_internal.h"
 #include "fd_internal.h"
 
-#define STEP ((size_t)64 << 20) /* a signal has less than this done again */
+#define STEP ((off_t)4 << 20) /* a signal undoes all that one call has done, so it does little */
 
 int mp__shm_open(size_t size)
 {
@@ -78,24 +78,44 @@ static bool has_space(int fd, size_t size)
     return size <= there || (size - there) / space.f_frsize <= space.f_bavail;
 }
 
+int mp__shm_reserve_part(int fd, off_t offset, off_t size)
+{
+    off_t end = offset + size;
+    int e = 0;
+
+    while (offset < end && (e == 0 || e == EINTR)) {
+        off_t step = end - offset < STEP ? end - offset : STEP;
+
+        e = posix_fallocate(fd, offset, step);
+        if (e == 0)
+            offset += step;
+    }
+    return e ? no_memory(-e, (size_t)size) : 0;
+}
+
 int mp__shm_reserve(int fd, size_t size)
 {
-    size_t done, step;
-    int e;
-
     if ((off_t)size < 0)
         return no_memory(-EFBIG, size);
     if (!has_space(fd, size))
         return no_memory(MP_ENOSPC, size);
-    for (done = 0; done < size; done += step) {
-        step = size - done < STEP ? size - done : STEP;
-        do
-            e = posix_fallocate(fd, (off_t)done, (off_t)step);
-        while (e == EINTR);
-        if (e)
-            return no_memory(-e, size);
-    }
-    return 0;
+    return mp__shm_reserve_part(fd, 0, (off_t)size);
+}
+
+/* Somebody else may make it longer meanwhile: then it cannot be cut off, and need not. */
+int mp__shm_lengthen(int fd, size_t size)
+{
+    struct stat status;
+
+    if ((off_t)size < 0)
+        return mp__fail(-EFBIG, "%zu bytes of shared memory are more than a file can have", size);
+    if (fstat(fd, &status) < 0)
+        return mp__fail_errno("cannot look at shared memory");
+    if (status.st_size >= (off_t)size || ftruncate(fd, (off_t)size) == 0)
+        return 0;
+    if (errno == EPERM && fstat(fd, &status) == 0 && status.st_size >= (off_t)size)
+        return 0;
+    return mp__fail_errno("cannot make shared memory larger");
 }
 
 int mp__shm_look(int fd, size_t *size, mp__shm_identity *identity)
@@ -114,7 +134,7 @@ int mp__shm_look(int fd, size_t *size, mp__shm_identity *identity)
 int mp__shm_remove(const char *name, const mp__shm_identity *identity)
 {
     char path[MP__SHM_NAME_MAX + 2];
-    mp__shm_identity there;
+    mp__shm_identity there = *identity; /* where it cannot be seen */
     struct stat status;
     int fd;
 
@@ -122,13 +142,22 @@ int mp__shm_remove(const char *name, const mp__shm_identity *identity)
     fd = shm_open(path, O_RDONLY, 0);
     if (fd < 0 && errno != EACCES && errno != EMFILE && errno != ENFILE)
         return -errno;
-    if (fd >= 0 && fstat(fd, &status) == 0) {
+    if (fd >= 0 && fstat(fd, &status) == 0)
         there = (mp__shm_identity){ (uint64_t)status.st_dev, (uint64_t)status.st_ino };
-        mp__fd_close(fd);
-        if (memcmp(&there, identity, sizeof(there)) != 0)
-            return -ENOENT; /* ours went before, and somebody made another one */
-    }
+    mp__fd_close(fd);
+    if (memcmp(&there, identity, sizeof(there)) != 0)
+        return -ENOENT; /* ours went before, and somebody made another one */
     return shm_unlink(path) < 0 ? -errno : 0;
+}
+
+static int map(int flags, int fd, off_t offset, size_t size, int protection, void **memory)
+{
+    void *at = mmap(NULL, size, protection, MAP_SHARED | flags, fd, offset);
+
+    if (at == MAP_FAILED)
+        return mp__fail_errno("cannot map shared memory");
+    *memory = at;
+    return 0;
 }
 
 int mp__shm_map(int fd, size_t size, void **memory)
@@ -136,24 +165,19 @@ int mp__shm_map(int fd, size_t size, void **memory)
     return mp__shm_view(fd, size, false, memory);
 }
 
+int mp__shm_map_part(int fd, off_t offset, size_t size, void **memory)
+{
+    return map(0, fd, offset, size, PROT_READ | PROT_WRITE, memory);
+}
+
 int mp__shm_view(int fd, size_t size, bool readonly, void **memory)
 {
-    void *at = mmap(NULL, size, readonly ? PROT_READ : PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-
-    if (at == MAP_FAILED)
-        return mp__fail_errno("cannot map shared memory");
-    *memory = at;
-    return 0;
+    return map(0, fd, 0, size, readonly ? PROT_READ : PROT_READ | PROT_WRITE, memory);
 }
 
 int mp__shm_inherit(size_t size, void **memory)
 {
-    void *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-
-    if (at == MAP_FAILED)
-        return mp__fail_errno("cannot map shared memory");
-    *memory = at;
-    return 0;
+    return map(MAP_ANONYMOUS, -1, 0, size, PROT_READ | PROT_WRITE, memory);
 }
 
 void mp__shm_unmap(void *memory, size_t size)

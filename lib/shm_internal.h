@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #define MP__SHM_NAME_MAX 254 /* characters that every shm_open takes, without the slash */
 
@@ -59,15 +60,33 @@ int mp__shm_look(int fd, size_t *size, mp__shm_identity *identity);
 /* Takes the name away if it still is that object's. 0, or -errno that was not recorded. */
 int mp__shm_remove(const char *name, const mp__shm_identity *identity);
 
-/* Maps them, readable and writable. 0 or a code. The descriptor is not needed any more. */
+/* Maps it, readable and writable. 0 or a code. The descriptor is not needed any more. */
 int mp__shm_map(int fd, size_t size, void **memory);
 
-/* The same at once, for this process and the copies it makes. */
-int mp__shm_inherit(size_t size, void **memory);
 /* The same, perhaps only readable. */
 int mp__shm_view(int fd, size_t size, bool readonly, void **memory);
 
+/* New memory for this process and the copies it makes. 0 or a code. */
+int mp__shm_inherit(size_t size, void **memory);
+
 /* NULL is allowed. */
 void mp__shm_unmap(void *memory, size_t size);
+
+/* ---- in parts: an object of which only some parts have memory ---- */
+
+/* Makes it at least size bytes long, which costs nothing. 0 or a code. */
+int mp__shm_lengthen(int fd, size_t size);
+
+/* As mp__shm_reserve, from offset on; what has memory keeps it. */
+int mp__shm_reserve_part(int fd, off_t offset, off_t size);
+
+/* Maps size bytes from offset on, both whole pages. 0 or a code. */
+int mp__shm_map_part(int fd, off_t offset, size_t size, void **memory);
+
+/*
+ * The twins': gives back the memory of the bytes from begin to end, which become
+ * zeros; what cannot be given back stays. Nobody may touch them meanwhile.
+ */
+void mp__shm_release_part(int fd, off_t begin, off_t end);
 
 #endif

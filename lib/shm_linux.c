@@ -30,24 +30,10 @@ int mp__shm_create(void)
     return fd;
 }
 
-/*
- * Pages come with their first use, from the memory of the machine: no file system
- * limits them. Somebody else may have made it longer meanwhile.
- */
+/* Pages come with their first use, from the memory of the machine: no file system limits them. */
 int mp__shm_extend(int fd, size_t size)
 {
-    struct stat status;
-    int e;
-
-    if ((off_t)size < 0)
-        return mp__fail(-EFBIG, "%zu bytes of shared memory are more than a file can have", size);
-    if (ftruncate(fd, (off_t)size) == 0)
-        return 0;
-    e = errno;
-    if (e == EPERM && fstat(fd, &status) == 0 && status.st_size >= (off_t)size)
-        return 0;
-    errno = e;
-    return mp__fail_errno("cannot make shared memory larger");
+    return mp__shm_lengthen(fd, size);
 }
 
 void mp__shm_seal(int fd)
@@ -105,4 +91,10 @@ int mp__shm_remap(int fd, size_t old, size_t size, bool readonly, void **memory)
         return mp__fail_errno("cannot map shared memory");
     *memory = at;
     return 0;
+}
+
+void mp__shm_release_part(int fd, off_t begin, off_t end)
+{
+    /* Where it fails the memory stays until the end of the object: nothing depends on it. */
+    (void)fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, begin, end - begin);
 }

@@ -10,6 +10,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* A name nobody else has, taken away at once. */
@@ -65,4 +66,13 @@ int mp__shm_remap(int fd, size_t old, size_t size, bool readonly, void **memory)
     mp__shm_unmap(*memory, old);
     *memory = larger;
     return 0;
+}
+
+/* POSIX gives back what lies at the end, by making the object shorter. */
+void mp__shm_release_part(int fd, off_t begin, off_t end)
+{
+    struct stat status;
+
+    if (fstat(fd, &status) == 0 && begin < status.st_size && status.st_size <= end)
+        (void)ftruncate(fd, begin); /* or it stays as it is */
 }

@@ -281,7 +281,7 @@ static int arrive(mp_barrier *b, int64_t deadline, mp__seat **seat, unsigned *nu
         leave(b);
         if (r != MP_EAGAIN)
             return r;
-        r = mp__futex_wait(&body_of(b)->turn, turn, mp__clock_slice(deadline));
+        r = mp__futex_watch(&body_of(b)->turn, turn, mp__clock_slice(deadline));
         if (r == MP_EINTR || mp__clock_over(deadline)) {
             break_round(b, NULL);
             return r == MP_EINTR ? r : broken_error();
@@ -299,7 +299,7 @@ static int sit(mp_barrier *b, mp__seat *seat, int64_t deadline)
 
         if (!waits(seat))
             break;
-        r = mp__futex_wait(&body_of(b)->turn, turn, mp__clock_slice(deadline));
+        r = mp__futex_watch(&body_of(b)->turn, turn, mp__clock_slice(deadline));
         if (r == MP_EINTR || (r == MP_ETIMEDOUT && mp__clock_over(deadline)))
             break_round(b, seat);
         else if (r == MP_ETIMEDOUT)

@@ -192,7 +192,7 @@ static int sleep_on(mp__seat *seat, int64_t deadline)
     int r = 0;
 
     while (r == 0 && waits(seat))
-        r = mp__futex_wait(&seat->state, MP__SEAT_WAITING, deadline);
+        r = mp__futex_watch(&seat->state, MP__SEAT_WAITING, deadline);
     return r;
 }
 

@@ -78,7 +78,7 @@ int mp_event_wait(mp_event *event, double timeout)
         return mp__fail(MP_EINVAL, "no event: NULL");
     before = atomic_load(&body_of(event)->word);
     while (r == 0 && !(before & 1) && atomic_load(&body_of(event)->word) == before)
-        r = mp__futex_wait(&body_of(event)->word, before, deadline);
+        r = mp__futex_watch(&body_of(event)->word, before, deadline);
     return r == MP_ETIMEDOUT ? mp__fail(r, "nobody set the event within the time") : r;
 }
 

@@ -92,7 +92,10 @@ MP_API pid_t mp_process_ident(const mp_process *process);
 /* The name; lent until it is set anew or the object is freed. */
 MP_API const char *mp_process_name(const mp_process *process);
 
-/* Returns 0, MP_EINVAL for NULL, or MP_ENOMEM. The name is copied. */
+/*
+ * Returns 0, MP_EINVAL for NULL, MP_ECREATOR for a process that another one described,
+ * MP_ECLOSED, or MP_ENOMEM. The name is copied.
+ */
 MP_API int mp_process_set_name(mp_process *process, const char *name);
 
 /*
