@@ -308,6 +308,7 @@ int mp__bootstrap_launch(mp_connection **channel, pid_t *pid)
     (void)snprintf(addition, sizeof(addition), MP__CHILD_VARIABLE "=%d", MP__LAUNCH_FD);
     r = arguments && environment ? executable_path(path, sizeof(path))
                                  : mp__fail(MP_ENOMEM, "out of memory to start a process");
+    mp__hooks_hold_forks();
     if (r == 0)
         r = mp__socket_pair(fds);
     if (r == 0)
@@ -320,6 +321,7 @@ int mp__bootstrap_launch(mp_connection **channel, pid_t *pid)
     }
     mp_connection_free(ours);
     mp__fd_close_all(fds, 2);
+    mp__hooks_let_forks();
     free(arguments);
     free(environment);
     return r;

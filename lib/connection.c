@@ -210,6 +210,7 @@ int mp_pipe_create(const mp_pipe_options *options)
 
     if (!options->a || !options->b)
         return mp__fail(MP_EINVAL, "mp_pipe needs two places for its ends");
+    mp__hooks_hold_forks(); /* until they are on the list */
     r = options->oneway ? mp__socket_pipe(fds) : mp__socket_pair(fds);
     if (r == 0)
         r = adopt(&fds[0], options->oneway ? READABLE : both, &left);
@@ -223,6 +224,7 @@ int mp_pipe_create(const mp_pipe_options *options)
     mp_connection_free(left);
     mp_connection_free(right);
     mp__fd_close_all(fds, 2);
+    mp__hooks_let_forks();
     return r;
 }
 

@@ -30,7 +30,6 @@
 #include "error_internal.h"
 #include "fd_internal.h"
 #include "log_internal.h"
-#include "mutex_internal.h"
 #include "orders_internal.h"
 #include "pid_internal.h"
 #include "shm_internal.h"
@@ -43,7 +42,6 @@ enum progress { IDLE, READING, TAKEN };
 
 /* What the server and its spares share. */
 struct shared {
-    mp__mutex turn;          /* whose turn it is to read the next request */
     _Atomic uint64_t serial; /* of the last request; changed by whose turn it is */
     struct {
         _Atomic uint64_t serial; /* of the request it took */
@@ -64,6 +62,7 @@ static struct server {
     pid_t pid;
     pid_t spares[SPARES]; /* 0: there is none */
     struct shared *shared;
+    int turn; /* who has locked its record reads the next request: see wait_for_turn */
     struct child_entry *children;
     size_t count, capacity;
     int self;          /* descriptor of the spare itself; -1 in the server */
@@ -115,21 +114,26 @@ static void leave_server(mp__child *child)
     mp__fd_close_all(server.taken, 2);
     mp__fd_close(server.alive[0]);
     mp__fd_close(server.self);
+    mp__shm_unmap(server.shared, sizeof(*server.shared));
     free(server.children);
     mp__buffer_done(&server.unsent);
     memset(&server, 0, sizeof(server));
 }
 
-/* Waits until no other spare is before this one. */
+/*
+ * Waits until no other spare is before this one, asleep and for as long as it takes. A
+ * record lock goes with its process, however that ends, and is not inherited.
+ */
 static void wait_for_turn(void)
 {
-    int r = mp__mutex_enter(&server.shared->turn);
+    struct flock whole = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
 
-    if (r < 0 && r != MP_EOWNERDEAD)
-        _exit(1);
-    for (int i = 0; i < SPARES && r < 0; i++)
+    while (fcntl(server.turn, F_SETLKW, &whole) < 0)
+        if (errno != EINTR)
+            _exit(1);
+    for (int i = 0; i < SPARES; i++)
         if (atomic_load(&server.shared->spares[i].progress) == READING)
-            _exit(1); /* the rest of its request is no request */
+            _exit(1); /* it died: the rest of its request is no request */
 }
 
 /* With the turn, which goes to the next one when the owner knows who took it. */
@@ -168,7 +172,7 @@ static void be_spare(uint8_t place, mp__child *child)
     r = read_request(place, child);
     if (answer(child->serial, (long)getpid()) < 0)
         _exit(1);
-    (void)mp__mutex_unlock(&server.shared->turn);
+    mp__fd_drop(&server.turn); /* which unlocks it */
     if (write(server.taken[1], &place, 1) != 1)
         _exit(1);
     leave_server(child);
@@ -414,12 +418,11 @@ static void open_server(mp_connection *channel, const mp__server_orders *orders)
     server.on_demand = orders->on_demand;
     server.report = orders->report;
     mp__log_set_name("ForkServer");
-    if (mp__shm_inherit(sizeof(*server.shared), &shared) < 0)
+    server.turn = mp__shm_open(sizeof(*server.shared));
+    if (server.turn < 0 || mp__shm_map(server.turn, sizeof(*server.shared), &shared) < 0 ||
+        mp__socket_pipe(server.taken) < 0 || mp__socket_pipe(server.alive) < 0)
         mp__bootstrap_fail();
     server.shared = shared;
-    if (mp__mutex_init(&server.shared->turn) < 0 || mp__socket_pipe(server.taken) < 0 ||
-        mp__socket_pipe(server.alive) < 0)
-        mp__bootstrap_fail();
     (void)fcntl(server.taken[0], F_SETFL, O_NONBLOCK);
     (void)fcntl(server.report, F_SETFL, O_NONBLOCK);
     preload(orders);

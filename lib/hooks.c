@@ -25,6 +25,8 @@ struct exit_hook {
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_mutex_t forks = PTHREAD_MUTEX_INITIALIZER; /* see mp__hooks_hold_forks */
+static _Thread_local unsigned holds;                      /* of it, by this thread */
 static void (*fork_hooks[FORK_HOOKS_MAX])(bool ours);
 static size_t fork_hook_count;
 static struct exit_hook *exit_hooks; /* highest priority first, then newest */
@@ -60,6 +62,8 @@ static void in_child(void)
 
     forking = false;
     self = getpid();
+    forks = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER; /* whoever held it is not here */
+    holds = 0;
     mp__fd_after_fork();
     forget_exit_hooks();
     for (size_t i = 0; i < fork_hook_count; i++)
@@ -97,11 +101,26 @@ pid_t mp__hooks_fork(void)
 {
     pid_t pid;
 
-    install_once();
+    mp__hooks_hold_forks();
     forking = true;
     pid = fork();
     forking = false;
+    if (pid != 0)
+        mp__hooks_let_forks();
     return pid;
+}
+
+void mp__hooks_hold_forks(void)
+{
+    install_once();
+    if (holds++ == 0)
+        (void)pthread_mutex_lock(&forks);
+}
+
+void mp__hooks_let_forks(void)
+{
+    if (--holds == 0)
+        (void)pthread_mutex_unlock(&forks);
 }
 
 pid_t mp__hooks_pid(void)

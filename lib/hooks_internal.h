@@ -27,6 +27,13 @@ void mp__hooks_after_fork(void (*function)(bool ours));
 /* fork for a child of the library. */
 pid_t mp__hooks_fork(void);
 
+/*
+ * Between these no other thread forks a child of the library: for as long as there
+ * are descriptors that one child alone shall have. They nest.
+ */
+void mp__hooks_hold_forks(void);
+void mp__hooks_let_forks(void);
+
 /* The pid of this process, without a system call. */
 pid_t mp__hooks_pid(void);
 

@@ -13,6 +13,7 @@
 #include "clock_internal.h"
 #include "error_internal.h"
 #include "fd_internal.h"
+#include "hooks_internal.h"
 #include "log_internal.h"
 #include "popen_internal.h"
 #include "process_internal.h"
@@ -110,13 +111,11 @@ static int launch(mp_pool *pool, mp_process *process)
 }
 
 /* Any method: a worker is told what it begins with. */
-static int start_told(mp_pool *pool, mp__worker *w, int *fd)
+static int start_told(mp_pool *pool, mp__worker *w, mp_connection *theirs)
 {
-    mp_connection *theirs = NULL, *memory = NULL;
-    int r = mp__connection_adopt_socket(fd, &theirs);
+    mp_connection *memory = NULL;
+    int r = share(w, &memory);
 
-    if (r == 0)
-        r = share(w, &memory);
     if (r == 0)
         r = describe(pool, w, theirs, memory);
     mp_connection_free(theirs);
@@ -158,14 +157,21 @@ static bool can_copy(const mp_pool *pool)
 
 int mp__crew_start(mp_pool *pool, mp__worker *w)
 {
+    mp_connection *theirs = NULL;
+    bool copy = can_copy(pool);
     int fds[2] = { -1, -1 };
-    int r = mp__socket_pair(fds);
+    int r;
 
+    mp__hooks_hold_forks();
+    r = mp__socket_pair(fds);
     if (r == 0)
         r = mp__connection_adopt_socket(&fds[0], &w->channel);
     if (r == 0)
-        r = can_copy(pool) ? start_copy(pool, w, fds[1]) : start_told(pool, w, &fds[1]);
+        r = copy ? start_copy(pool, w, fds[1]) : mp__connection_adopt_socket(&fds[1], &theirs);
     mp__fd_close_all(fds, 2);
+    mp__hooks_let_forks();
+    if (r == 0 && !copy)
+        r = start_told(pool, w, theirs);
     if (r < 0) {
         mp__crew_clear(w);
         return r;

@@ -103,11 +103,15 @@ int mp__popen_fork(const mp__job *job, mp__popen *popen)
     uint64_t signals;
     sigset_t all, old;
     pid_t pid;
-    int r = mp__lines_open(job->identity.daemon, &lines);
+    int r;
 
-    if (r < 0)
-        return r;
     warn_of_threads();
+    mp__hooks_hold_forks();
+    r = mp__lines_open(job->identity.daemon, &lines);
+    if (r < 0) {
+        mp__hooks_let_forks();
+        return r;
+    }
     signals = mp__clean_prepare();
     sigfillset(&all);
     (void)pthread_sigmask(SIG_SETMASK, &all, &old); /* no handler of the parent runs in the child */
@@ -123,5 +127,6 @@ int mp__popen_fork(const mp__job *job, mp__popen *popen)
         lines.lifeline[1] = -1;
     }
     mp__lines_close(&lines);
+    mp__hooks_let_forks();
     return r;
 }

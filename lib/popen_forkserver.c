@@ -272,8 +272,10 @@ static int launch(server *s)
 {
     int statuses[2] = { -1, -1 }, life = -1;
     pid_t pid;
-    int r = mp__socket_pipe(statuses);
+    int r;
 
+    mp__hooks_hold_forks();
+    r = mp__socket_pipe(statuses);
     if (r == 0)
         r = mp__bootstrap_launch(&s->channel, &pid);
     if (r == 0)
@@ -289,6 +291,7 @@ static int launch(server *s)
         statuses[0] = -1;
     }
     mp__fd_close_all(statuses, 2);
+    mp__hooks_let_forks();
     return r;
 }
 
@@ -466,8 +469,16 @@ static int start(const mp__job *job, mp__popen *popen, server *nursery)
 {
     mp__lines lines;
     bool usable;
-    int r = mp__lines_open(job->identity.daemon, &lines);
+    int r;
 
+    mp__hooks_hold_forks();
+    r = mp__lines_open(job->identity.daemon, &lines);
+    if (r == 0) { /* our ends are known as ours from now on */
+        popen->life = lines.life[0];
+        popen->lifeline = lines.lifeline[1];
+        lines.life[0] = lines.lifeline[1] = -1;
+    }
+    mp__hooks_let_forks();
     if (r < 0)
         return r;
     (void)pthread_mutex_lock(&requests);
@@ -475,11 +486,8 @@ static int start(const mp__job *job, mp__popen *popen, server *nursery)
     if (r == 0 && nursery)
         own(nursery, popen);
     (void)pthread_mutex_unlock(&requests);
-    if (r == 0) {
-        popen->life = lines.life[0];
-        popen->lifeline = lines.lifeline[1];
-        lines.life[0] = lines.lifeline[1] = -1;
-    } else {
+    if (r < 0) {
+        mp__popen_close(popen);
         *popen = MP__POPEN_NONE;
     }
     mp__lines_close(&lines);
@@ -513,8 +521,10 @@ static int fork_nursery(server *s, void (*run)(mp__child *child))
     uint64_t signals = mp__clean_prepare();
     sigset_t all, old;
     pid_t pid = -1;
-    int r = mp__socket_pair(channel);
+    int r;
 
+    mp__hooks_hold_forks();
+    r = mp__socket_pair(channel);
     if (r == 0)
         r = mp__socket_pipe(statuses);
     if (r == 0)
@@ -537,6 +547,7 @@ static int fork_nursery(server *s, void (*run)(mp__child *child))
     }
     mp__fd_close_all(channel, 2);
     mp__fd_close_all(statuses, 2);
+    mp__hooks_let_forks();
     return r;
 }
 

@@ -160,20 +160,20 @@ static int launch(int *ours)
                         : mp__fail(MP_ENOMEM, "out of memory to start a resource tracker");
 
     (void)snprintf(name, sizeof(name), "resource_tracker of %ld", (long)mp__hooks_pid());
+    mp__hooks_hold_forks();
     if (r == 0)
         r = mp__socket_pair(fds);
     if (r == 0)
         r = send_table(fds[0]);
     if (r == 0)
         r = mp__launch(path, arguments, environment, fds[1], true, &pid);
-    mp__fd_drop(&fds[1]);
+    *ours = fds[0];
+    mp__fd_close(fds[1]);
+    mp__hooks_let_forks();
     if (r == 0)
-        r = await(pid, fds[0]);
-    if (r == 0) {
-        *ours = fds[0];
-        fds[0] = -1;
-    }
-    mp__fd_close(fds[0]);
+        r = await(pid, *ours);
+    if (r < 0)
+        mp__fd_drop(ours);
     free(environment);
     return r;
 }
