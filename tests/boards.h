@@ -51,6 +51,7 @@ static inline void free_board(board *b, mp_connection *travelling)
     mp_connection_free(travelling);
 }
 
+/* Between two looks at memory that others change: nothing there could be waited for. */
 static inline void nap(void)
 {
     struct timespec pause = { 0, 200000 };

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -112,6 +113,19 @@ int count_children(void)
     return (int)list_children(children, CHILDREN_MAX);
 }
 
+long long count_nameless_memory(void)
+{
+    long long blocks = 0;
+
+    for (int fd = 3; fd < 256; fd++) {
+        struct stat status;
+
+        if (fstat(fd, &status) == 0 && S_ISREG(status.st_mode) && status.st_nlink == 0)
+            blocks += status.st_blocks;
+    }
+    return blocks * 512;
+}
+
 static void list_descriptors(void)
 {
     for (int fd = 0; fd < 1024; fd++) {
@@ -164,6 +178,17 @@ mp_process *support_start(mp_process *process)
     if (!process || mp_process_start(process) < 0)
         fail_msg("start: %s", mp_last_error()->text);
     return process;
+}
+
+mp_process *start_with_line(mp_function target, mp_connection **line)
+{
+    mp_connection *theirs;
+    mp_process *p;
+
+    assert_int_equal(mp_pipe(line, &theirs), 0);
+    p = start_process(.target = target, .args = MP_ARGS(theirs));
+    mp_connection_free(theirs);
+    return p;
 }
 
 int finish(mp_process *process)

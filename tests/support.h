@@ -53,6 +53,9 @@ int support_teardown(void **state);
 #define start_process(...) support_start(mp_process_new(__VA_ARGS__))
 mp_process *support_start(mp_process *process);
 
+/* Starts it with the other end of *line as its argument. */
+mp_process *start_with_line(mp_function target, mp_connection **line);
+
 /* Joins it, frees it, and returns its exit code. */
 int finish(mp_process *process);
 
@@ -62,6 +65,9 @@ void support_allow(unsigned seconds);
 /* Open descriptors of this process, and its children (zombies too). */
 int count_descriptors(void);
 int count_children(void);
+
+/* Bytes of memory that files without a name take which this process has open. */
+long long count_nameless_memory(void);
 
 /* What a program did. */
 typedef struct outcome {

@@ -47,18 +47,6 @@ static msgpack_object value_of(mp_connection *connection)
     return mp_list(connection).via.array.ptr[0];
 }
 
-/* A child with a line to it. */
-static mp_process *start_with_line(mp_function target, mp_connection **line)
-{
-    mp_connection *theirs;
-    mp_process *p;
-
-    assert_int_equal(mp_pipe(line, &theirs), 0);
-    p = start_process(.target = target, .args = MP_ARGS(theirs));
-    mp_connection_free(theirs);
-    return p;
-}
-
 /* The end of a two-way pipe goes to the child; the other is returned. */
 static mp_connection *give_end(mp_connection *line)
 {

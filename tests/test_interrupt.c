@@ -336,17 +336,6 @@ static bool allow_interrupts(void)
            sigaction(SIGUSR1, &action, NULL) == 0;
 }
 
-static mp_process *start_program(mp_function target, mp_connection **line)
-{
-    mp_connection *theirs;
-    mp_process *p;
-
-    assert_int_equal(mp_pipe(line, &theirs), 0);
-    p = start_process(.target = target, .args = MP_ARGS(theirs));
-    mp_connection_free(theirs);
-    return p;
-}
-
 /* The next answer of the program. */
 static int answer_of(mp_connection *line)
 {
@@ -394,7 +383,7 @@ static int receive_twice(mp_call *call)
 static void an_interrupt_ends_one_receive_and_loses_nothing(void **state)
 {
     mp_connection *line;
-    mp_process *p = start_program(receive_twice, &line);
+    mp_process *p = start_with_line(receive_twice, &line);
 
     (void)state;
     assert_int_equal(answer_of(line), 0);
@@ -562,7 +551,7 @@ static int join_twice(mp_call *call)
 static void an_interrupt_ends_one_join(void **state)
 {
     mp_connection *line;
-    mp_process *p = start_program(join_twice, &line);
+    mp_process *p = start_with_line(join_twice, &line);
 
     (void)state;
     assert_int_equal(answer_of(line), 0);
@@ -593,7 +582,7 @@ static int wait_twice(mp_call *call)
 static void an_interrupt_ends_one_wait_and_one_poll(void **state)
 {
     mp_connection *line;
-    mp_process *p = start_program(wait_twice, &line);
+    mp_process *p = start_with_line(wait_twice, &line);
 
     (void)state;
     assert_int_equal(answer_of(line), 0);
@@ -632,7 +621,7 @@ static int interrupt_before_receiving(mp_call *call)
 static void an_interrupt_before_a_call_ends_the_next_that_would_block(void **state)
 {
     mp_connection *line;
-    mp_process *p = start_program(interrupt_before_receiving, &line);
+    mp_process *p = start_with_line(interrupt_before_receiving, &line);
 
     (void)state;
     assert_int_equal(mp_connection_send(line, 1), 0);
@@ -672,7 +661,7 @@ static int look_while_interrupted(mp_call *call)
 static void looking_is_not_interrupted(void **state)
 {
     mp_connection *line;
-    mp_process *p = start_program(look_while_interrupted, &line);
+    mp_process *p = start_with_line(look_while_interrupted, &line);
     int code;
 
     (void)state;
@@ -707,7 +696,7 @@ static int start_while_interrupted(mp_call *call)
 static void starting_is_not_interrupted(void **state)
 {
     mp_connection *line;
-    mp_process *p = start_program(start_while_interrupted, &line);
+    mp_process *p = start_with_line(start_while_interrupted, &line);
     int code;
 
     (void)state;
@@ -748,7 +737,7 @@ static int start_grandchild(mp_call *call)
 static void children_do_not_inherit_interrupts(void **state)
 {
     mp_connection *line;
-    mp_process *p = start_program(start_grandchild, &line);
+    mp_process *p = start_with_line(start_grandchild, &line);
 
     (void)state;
     assert_int_equal(finish(p), 0);

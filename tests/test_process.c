@@ -822,7 +822,8 @@ static int use_object_of_parent(mp_call *call)
         return 50; /* a fresh or served child does not have it */
     return mp_process_join(of_the_parent, 0) == MP_ECREATOR &&
                    mp_process_start(of_the_parent) == MP_ECREATOR &&
-                   mp_process_kill(of_the_parent) == MP_ECREATOR
+                   mp_process_kill(of_the_parent) == MP_ECREATOR &&
+                   mp_process_set_name(of_the_parent, "mine") == MP_ECREATOR
                ? 51
                : 52;
 }

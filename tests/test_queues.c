@@ -13,7 +13,6 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -59,20 +58,6 @@ static int get_code(mp_queue *queue, double timeout)
 
     mp_message_clear(&message);
     return r;
-}
-
-/* The memory that the queues of this process take: files without a name. */
-static long long memory_of_queues(void)
-{
-    long long blocks = 0;
-
-    for (int fd = 3; fd < 256; fd++) {
-        struct stat status;
-
-        if (fstat(fd, &status) == 0 && S_ISREG(status.st_mode) && status.st_nlink == 0)
-            blocks += status.st_blocks;
-    }
-    return blocks * 512;
 }
 
 /* ---- _TestQueue ---- */
@@ -447,7 +432,7 @@ static void put_never_blocks_and_memory_comes_back(void **state)
             assert_int_equal(
                 mp_queue_put(queue, mp_list(i, mp_bytes(bytes, (size_t)(i * 7 % LONGEST))), 0), 0);
         }
-        assert_true(memory_of_queues() > 50000000);
+        assert_true(count_nameless_memory() > 50000000);
         assert_int_equal(mp_queue_qsize(queue), ITEMS);
         for (int i = 0; i < ITEMS; i++) {
             assert_int_equal(mp_queue_get(queue, &message, 0), 0);
@@ -457,9 +442,9 @@ static void put_never_blocks_and_memory_comes_back(void **state)
             memset(bytes, i & 0xff, sizeof(bytes));
             assert_memory_equal(view.data, bytes, view.size);
             if (i == ITEMS - 2)
-                assert_true(memory_of_queues() < KEPT); /* before the last one, too */
+                assert_true(count_nameless_memory() < KEPT); /* before the last one, too */
         }
-        assert_true(memory_of_queues() < KEPT);
+        assert_true(count_nameless_memory() < KEPT);
     }
     mp_message_clear(&message);
     mp_queue_free(queue);
@@ -577,7 +562,7 @@ static void several_producers_and_consumers_lose_nothing(void **state)
 
     (void)state;
     check_traffic(queue, MANY);
-    assert_true(memory_of_queues() < KEPT);
+    assert_true(count_nameless_memory() < KEPT);
     mp_queue_free(queue);
 }
 
@@ -1009,7 +994,7 @@ static void check_big(size_t size)
             if (((const char *)view.data)[k] != (char)(k >> 12) && k != size - 1)
                 fail_msg("byte %zu of %zu differs", k, size);
         assert_int_equal(((const char *)view.data)[size - 1], 77);
-        assert_true(memory_of_queues() < 200000);
+        assert_true(count_nameless_memory() < 200000);
     }
     mp_message_clear(&message);
     mp_queue_free(queue);

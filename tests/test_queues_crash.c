@@ -12,7 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ptrace.h>
-#include <sys/stat.h>
 #include <sys/user.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -126,20 +125,6 @@ static void fill(mp_queue *queue, enum deed deed, mp_connection *line)
     }
     if (deed == GET_SHRINKING)
         assert_int_equal(get_number(queue, 0), -1);
-}
-
-/* The memory of the queue: the files of this process without a name. */
-static long long memory_of_queue(void)
-{
-    long long blocks = 0;
-
-    for (int fd = 3; fd < 256; fd++) {
-        struct stat status;
-
-        if (fstat(fd, &status) == 0 && S_ISREG(status.st_mode) && status.st_nlink == 0)
-            blocks += status.st_blocks;
-    }
-    return blocks * 512;
 }
 
 /* How the stop of a traced process came about; 0: it has ended. */
@@ -299,7 +284,7 @@ static bool try(enum deed deed, long steps, bool is_child, double *longest)
     end_traced(pid, is_child);
     assert_int_equal(finish(p), -SIGKILL);
     if (over && deed == GET_SHRINKING) /* it did, so its instructions were among the steps */
-        assert_true(memory_of_queue() < 1000000);
+        assert_true(count_nameless_memory() < 1000000);
     check_survivors(queue, deed, steps, longest);
     mp_connection_free(here);
     mp_connection_free(there);
@@ -423,7 +408,7 @@ static void wait_until_asleep(const mp_process *p)
             state = '?';
         (void)fclose(file);
         in_a_row = state == 'S' ? in_a_row + 1 : 0;
-        (void)nanosleep(&pause, NULL);
+        (void)nanosleep(&pause, NULL); /* the kernel tells nobody that a process went to sleep */
     }
 }
 
@@ -517,7 +502,7 @@ static void random_kills_cost_at_most_what_the_dead_had_in_hand(void **state)
         struct timespec pause = { 0, (long)((seed = seed * 1103515245u + 12345u) >> 8) % 3000000 };
         int k = i % MOVERS;
 
-        (void)nanosleep(&pause, NULL);
+        (void)nanosleep(&pause, NULL); /* so that the kill comes at a random moment */
         assert_int_equal(mp_process_kill(movers[k]), 0);
         assert_int_equal(finish(movers[k]), -SIGKILL);
         movers[k] =

@@ -72,18 +72,6 @@ static bool goes(const char *name)
     return !exists(name);
 }
 
-/* A child with a line to it. */
-static mp_process *start_with_line(mp_function target, mp_connection **line)
-{
-    mp_connection *theirs;
-    mp_process *p;
-
-    assert_int_equal(mp_pipe(line, &theirs), 0);
-    p = start_process(.target = target, .args = MP_ARGS(theirs));
-    mp_connection_free(theirs);
-    return p;
-}
-
 /* The text of the next message, kept until the next call. */
 static const char *hear(mp_connection *line)
 {
