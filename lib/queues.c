@@ -10,7 +10,6 @@
  */
 #include "queues_internal.h"
 
-#include <limits.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 
@@ -22,19 +21,10 @@
 #include "spin_internal.h"
 #include "value_internal.h"
 
-#define JOINABLE 1                 /* of flags */
 #define NOT_NOW 1                  /* full, or empty */
 #define KEEP_MAX ((size_t)4 << 20) /* memory a queue keeps for packing */
 #define SIZE_BITS 48               /* of the word before an item; above: its descriptors */
 #define SIZE_MASK ((UINT64_C(1) << SIZE_BITS) - 1)
-
-struct mp_queue {
-    mp__handle handle; /* first: it can travel */
-    atomic_bool closed;
-    mp__queue_ring ring;
-    int fds[2];                   /* see queues_parcel_internal.h */
-    _Atomic(mp__buffer *) packed; /* for the next put; NULL while one is at it */
-};
 
 static _Thread_local mp__spin spin;
 
@@ -75,7 +65,7 @@ mp_queue *mp_queue_create(const mp_queue_options *options)
 
 mp_queue *mp_joinable_queue_create(const mp_queue_options *options)
 {
-    return create(options->maxsize, JOINABLE);
+    return create(options->maxsize, MP__QUEUE_JOINABLE);
 }
 
 mp_queue *mp_simple_queue_new(void)
@@ -117,7 +107,7 @@ mp_queue *mp_queue_keep(mp_queue *q)
 
 /* ---- state ---- */
 
-static int check(const mp_queue *q)
+int mp__queue_check(const mp_queue *q)
 {
     if (!q)
         return mp__fail(MP_EINVAL, "no queue: NULL");
@@ -149,7 +139,7 @@ int64_t mp_queue_qsize(const mp_queue *q)
     const mp__queue_shared *s;
     uint64_t gets;
     int64_t count;
-    int r = check(q);
+    int r = mp__queue_check(q);
 
     if (r < 0)
         return r;
@@ -163,14 +153,14 @@ int64_t mp_queue_qsize(const mp_queue *q)
 
 int mp_queue_empty(const mp_queue *q)
 {
-    int r = check(q);
+    int r = mp__queue_check(q);
 
     return r < 0 ? r : count_items(q->ring.shared) == 0;
 }
 
 int mp_queue_full(const mp_queue *q)
 {
-    int r = check(q);
+    int r = mp__queue_check(q);
 
     return r < 0 ? r : is_full(q->ring.shared);
 }
@@ -206,8 +196,7 @@ static int await(
     return r == MP_ETIMEDOUT ? 0 : r;
 }
 
-/* There may be more who sleep, unless nobody did. */
-static void wake(atomic_uint *sleepers, atomic_uint *word, int count)
+void mp__queue_wake(atomic_uint *sleepers, atomic_uint *word, int count)
 {
     if (!atomic_load(sleepers) || !atomic_exchange(sleepers, 0))
         return;
@@ -218,12 +207,12 @@ static void wake(atomic_uint *sleepers, atomic_uint *word, int count)
 
 static void wake_getter(mp__queue_shared *s)
 {
-    wake(&s->getters, &s->arrivals, 1);
+    mp__queue_wake(&s->getters, &s->arrivals, 1);
 }
 
 static void wake_putter(mp__queue_shared *s)
 {
-    wake(&s->putters, &s->departures, 1);
+    mp__queue_wake(&s->putters, &s->departures, 1);
 }
 
 /*
@@ -370,7 +359,7 @@ int mp__queue_put(mp_queue *q, msgpack_object value, double timeout)
     int64_t deadline = mp__clock_deadline(timeout);
     mp__buffer *buffer = NULL;
     mp__item item;
-    int r = check(q);
+    int r = mp__queue_check(q);
 
     if (r < 0)
         return r;
@@ -505,7 +494,7 @@ static int get(mp_queue *q, mp_message *message, int64_t deadline)
 int mp_queue_get(mp_queue *q, mp_message *message, double timeout)
 {
     int64_t deadline = mp__clock_deadline(timeout);
-    int r = check(q);
+    int r = mp__queue_check(q);
 
     if (r < 0)
         return r;
@@ -522,72 +511,6 @@ int mp_queue_get_nowait(mp_queue *q, mp_message *message)
     return mp_queue_get(q, message, 0);
 }
 
-/* ---- counting tasks ---- */
-
-static int check_joinable(const mp_queue *q)
-{
-    int r = check(q);
-
-    if (r == 0 && !(q->ring.shared->flags & JOINABLE))
-        return mp__fail(MP_EINVAL, "this queue does not count tasks: make it with "
-                                   "mp_joinable_queue_new");
-    return r;
-}
-
-static bool all_done(const mp__queue_shared *s)
-{
-    return atomic_load(&s->dones) == atomic_load(&s->puts);
-}
-
-int mp_queue_task_done(mp_queue *q)
-{
-    mp__queue_shared *s;
-    uint64_t dones;
-    int r = check_joinable(q);
-
-    if (r < 0)
-        return r;
-    s = q->ring.shared;
-    dones = atomic_load(&s->dones);
-    do
-        if (dones == atomic_load(&s->puts))
-            return mp__fail(MP_EINVAL, "mp_queue_task_done was called more often than items were "
-                                       "put");
-    while (!atomic_compare_exchange_weak(&s->dones, &dones, dones + 1));
-    if (all_done(s)) {
-        atomic_fetch_add(&s->finishes, 1);
-        wake(&s->joiners, &s->finishes, INT_MAX);
-    }
-    return 0;
-}
-
-/* Others may put again before a joiner looks: that all was done at some time is enough. */
-int mp_queue_join(mp_queue *q, double timeout)
-{
-    int64_t deadline = mp__clock_deadline(timeout);
-    mp__queue_shared *s;
-    unsigned begin;
-    int r = check_joinable(q);
-
-    if (r < 0)
-        return r;
-    s = q->ring.shared;
-    begin = atomic_load(&s->finishes);
-    while (r == 0 && !all_done(s)) {
-        if (atomic_load(&s->finishes) != begin)
-            return 0;
-        if (mp__clock_over(deadline))
-            return mp__fail(MP_ETIMEDOUT, "not all items of the queue are done");
-        atomic_store(&s->joiners, 1);
-        if (all_done(s))
-            break;
-        r = mp__futex_wait(&s->finishes, begin, mp__clock_slice(deadline));
-        if (r == MP_ETIMEDOUT)
-            r = 0;
-    }
-    return r;
-}
-
 /* ---- polling ---- */
 
 bool mp__queue_ready(const mp_queue *q)
@@ -597,7 +520,7 @@ bool mp__queue_ready(const mp_queue *q)
 
 int mp__queue_poll_fd(const mp_queue *q)
 {
-    int r = check(q);
+    int r = mp__queue_check(q);
 
     if (r < 0)
         return r;
@@ -621,7 +544,7 @@ void mp__queue_poll_again(const mp_queue *q)
 static int reduce(const void *object, mp__reduced *reduced)
 {
     const mp_queue *q = object;
-    int r = check(q);
+    int r = mp__queue_check(q);
 
     if (r < 0)
         return r;
