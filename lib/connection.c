@@ -167,8 +167,10 @@ void mp_connection_close(mp_connection *c)
 {
     if (!c || is_lost(c))
         return;
+    mp__hooks_hold_forks(); /* a copy made in between would have it, and not know of it */
     mp__fd_close(atomic_exchange(&c->fd, -1));
     mp__parcel_close(&c->parcel);
+    mp__hooks_let_forks();
 }
 
 void mp_connection_free(mp_connection *c)

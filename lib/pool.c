@@ -440,10 +440,12 @@ static int begin(mp_pool *pool, const mp_pool_options *options)
     pool->maxtasksperchild = options->maxtasksperchild;
     if (r == 0)
         r = keep_initializer(pool, options);
+    mp__hooks_hold_forks(); /* until its descriptors are known as the pool's */
     if (r == 0)
         r = open_wake(pool);
     if (r == 0)
         r = remember_pool(pool);
+    mp__hooks_let_forks();
     for (size_t i = 0; i < pool->count && r == 0; i++)
         r = mp__crew_start(pool, &pool->workers[i]);
     if (r == 0 && strcmp(mp_context_get_start_method(pool->context), "fork") == 0)

@@ -65,16 +65,19 @@ static void use_memory(mp__worker *w, void *memory)
 /* Memory for both; memory becomes a connection only to travel. */
 static int share(mp__worker *w, mp_connection **memory)
 {
-    int fd = mp__shm_open(sizeof(*w->shared));
     void *at = NULL;
-    int r = fd < 0 ? fd : mp__shm_map(fd, sizeof(*w->shared), &at);
+    int fd, r;
 
+    mp__hooks_hold_forks();
+    fd = mp__shm_open(sizeof(*w->shared));
+    r = fd < 0 ? fd : mp__shm_map(fd, sizeof(*w->shared), &at);
     if (r == 0) {
         use_memory(w, at);
         *memory = mp_connection_new(&fd);
         r = *memory ? 0 : mp_last_error()->code;
     }
     mp__fd_close(fd);
+    mp__hooks_let_forks();
     return r;
 }
 

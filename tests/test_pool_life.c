@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* ---- tasks ---- */
@@ -850,7 +851,56 @@ static void threads_may_make_pools_of_their_own(void **state)
     mp_log_to_stderr(MP_LOG_WARNING);
 }
 
+/* What a fresh child has of other people's channels. */
+static int count_sockets(mp_call *call)
+{
+    struct stat status;
+    int count = 0;
+
+    (void)call;
+    for (int fd = 3; fd < 256; fd++)
+        count += fstat(fd, &status) == 0 && S_ISSOCK(status.st_mode);
+    return count;
+}
+
+static atomic_bool pools_are_made;
+
+static void *make_pools(void *failed)
+{
+    for (int i = 0; i < 100; i++) {
+        mp_pool *pool = mp_pool_new(.processes = 2);
+
+        *(bool *)failed |= !pool;
+        mp_pool_free(pool);
+    }
+    atomic_store(&pools_are_made, true);
+    return NULL;
+}
+
+/* Who is forked while another thread makes a pool would keep its ends open. */
+static void a_child_holds_no_channel_of_a_pool_that_another_thread_makes(void **state)
+{
+    pthread_t thread;
+    bool failed = false;
+    int alone;
+
+    (void)state;
+    if (HAS_TSAN)
+        skip();
+    mp_log_to_stderr(MP_LOG_ERROR); /* fork with threads is the point */
+    (void)finish(start_process());  /* what is made once is made */
+    alone = finish(start_process(.target = count_sockets));
+    atomic_store(&pools_are_made, false);
+    assert_int_equal(pthread_create(&thread, NULL, make_pools, &failed), 0);
+    while (!atomic_load(&pools_are_made))
+        assert_int_equal(finish(start_process(.target = count_sockets)), alone);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_false(failed);
+    mp_log_to_stderr(MP_LOG_WARNING);
+}
+
 static const struct CMUnitTest tests[] = {
+    UNDER_EACH(a_child_holds_no_channel_of_a_pool_that_another_thread_makes),
     UNDER_EACH(a_closed_pool_does_what_it_was_given),
     UNDER_EACH(join_waits_for_the_last_task),
     UNDER_EACH(closing_joining_and_terminating_again_do_nothing),

@@ -17,6 +17,9 @@
  * parent. A thread that dies with more than 2048 locks held leaves the rest locked:
  * the kernel looks at no more.
  *
+ * Who waits for a lock or at a barrier looks up 20 times a second: a wake-up can be
+ * lost with a process that is killed.
+ *
  * Of NULL, what only looks says that it is nothing: 0, false, broken.
  *
  * Timeouts are those of clock.h: 0 or less tries once. Waits end with MP_EINTR
