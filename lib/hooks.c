@@ -62,7 +62,10 @@ static void in_child(void)
 
     forking = false;
     self = getpid();
-    forks = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER; /* whoever held it is not here */
+    if (holds > 0)
+        (void)pthread_mutex_unlock(&forks);
+    else
+        forks = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER; /* whoever held it is not here */
     holds = 0;
     mp__fd_after_fork();
     forget_exit_hooks();

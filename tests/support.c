@@ -47,18 +47,32 @@ static size_t list_children(pid_t *out, size_t capacity)
     return count;
 }
 
-/* A hang ends with a report. Not async-signal-safe, but nothing is lost any more. */
-static void report_hang(int sig)
+static size_t kill_children(void)
 {
     pid_t children[64];
     size_t count = list_children(children, 64);
 
-    (void)sig;
-    print_error("HANG: the watchdog ends this program (start method %s, %zu children)\n",
-        running ? running : "none", count);
     for (size_t i = 0; i < count; i++)
         (void)kill(children[i], SIGKILL);
+    return count;
+}
+
+/* A hang ends with a report. Not async-signal-safe, but nothing is lost any more. */
+static void report_hang(int sig)
+{
+    size_t count = kill_children();
+
+    (void)sig;
+    print_error("HANG: the watchdog ended this program and its %zu children (start method %s)\n",
+        count, running ? running : "none");
     _exit(99);
+}
+
+int support_end(int failures)
+{
+    if (failures)
+        (void)kill_children();
+    return failures;
 }
 
 void support_allow(unsigned seconds)

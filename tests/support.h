@@ -35,17 +35,18 @@
  * Main of a test program. TESTS_MAIN(tests) runs the array; TEST=pattern in the
  * environment runs those whose name matches (* and ? as in a shell).
  */
-#define TESTS_MAIN(tests)                                     \
-    int main(void)                                            \
-    {                                                         \
-        MP_MAIN () {                                          \
-            support_begin();                                  \
-            return cmocka_run_group_tests(tests, NULL, NULL); \
-        }                                                     \
-        return 0;                                             \
+#define TESTS_MAIN(tests)                                                  \
+    int main(void)                                                         \
+    {                                                                      \
+        MP_MAIN () {                                                       \
+            support_begin();                                               \
+            return support_end(cmocka_run_group_tests(tests, NULL, NULL)); \
+        }                                                                  \
+        return 0;                                                          \
     }
 
 void support_begin(void);
+int support_end(int failures); /* what failed tests left is ended: nobody waits for it */
 int support_setup(void **state);
 int support_teardown(void **state);
 
