@@ -200,7 +200,7 @@ static int check_map(const mp_task_options *options, bool spread)
     if (spread && in->type != MP__SLOT_OBJECT)
         return mp__fail(MP_EINVAL, "the input of starmap is an array of msgpack_object, each a "
                                    "list: mp_list(...)");
-    if (out->type == MP__SLOT_TEXT || out->type == MP__SLOT_OBJECT || out->generate)
+    if (out->generate || (out->data && !mp__is_raw(out->type) && out->type != MP__SLOT_MESSAGE))
         return mp__fail(MP_EINVAL, "the output of a map is an array of numbers, structs or "
                                    "mp_message");
     if (out->data && out->count != in->count)

@@ -49,22 +49,6 @@ static int take_item(mp_call *call, msgpack_object value)
     return r == 0 ? mp__parcel_own(&in->parcel) : r;
 }
 
-static msgpack_object element(const mp_items *in, size_t index)
-{
-    char *at = (char *)in->data + index * in->size;
-    msgpack_object value;
-
-    switch (in->type) {
-    case MP__SLOT_TEXT:
-        return mp__from_text(*(const char **)at);
-    case MP__SLOT_OBJECT:
-        return *(msgpack_object *)at;
-    default:
-        mp__load(in->type, in->size, at, &value);
-        return value;
-    }
-}
-
 /* The next item into its place. 0, MP_EEOF, or why there is none. Without the lock. */
 static int read_item(mp_imap *imap, mp__imap_item *item)
 {
@@ -80,7 +64,8 @@ static int read_item(mp_imap *imap, mp__imap_item *item)
                     ? mp_last_error()->code
                     : mp__fail(MP_EINVAL, "a generator returned 0 without an item");
     } else {
-        r = imap->read == in->count ? MP_EEOF : take_item(&to.call, element(in, imap->read));
+        r = imap->read == in->count ? MP_EEOF
+                                    : take_item(&to.call, mp__work_element(in, imap->read));
     }
     if (r == 0 && to.parcel.count) {
         item->parcel = malloc(sizeof(*item->parcel));

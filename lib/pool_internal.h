@@ -193,6 +193,9 @@ int mp__work_append(mp_result *work, size_t first, size_t count);
 /* Takes up to max items in a row: how many. */
 size_t mp__work_take(mp_result *work, size_t max, size_t *first);
 
+/* An item of an array as a value that lends what it points to. */
+msgpack_object mp__work_element(const mp_items *in, size_t index);
+
 /*
  * The arguments of an item as bytes, lent: in the array, packed before, or packed
  * now into scratch. 0, or why they cannot be packed.

@@ -236,12 +236,27 @@ size_t mp__work_take(mp_result *work, size_t max, size_t *first)
     return count;
 }
 
+msgpack_object mp__work_element(const mp_items *in, size_t index)
+{
+    const char *at = (const char *)in->data + index * in->size;
+    msgpack_object value;
+
+    switch (in->type) {
+    case MP__SLOT_TEXT:
+        return mp__from_text(*(const char *const *)at);
+    case MP__SLOT_HANDLE:
+        return mp__from_handle(*(const void *const *)at);
+    case MP__SLOT_OBJECT:
+        return *(const msgpack_object *)at;
+    default:
+        mp__load(in->type, in->size, at, &value);
+        return value;
+    }
+}
+
 static int pack_element(mp_result *work, size_t index, mp__buffer *scratch, mp__parcel *parcel)
 {
-    const mp_items *in = &work->options.in;
-    msgpack_object value = in->type == MP__SLOT_TEXT
-                               ? mp__from_text(((const char *const *)in->data)[index])
-                               : ((const msgpack_object *)in->data)[index];
+    msgpack_object value = mp__work_element(&work->options.in, index);
 
     if (work->spread && value.type != MSGPACK_OBJECT_ARRAY)
         return mp__fail(MP_ETYPE, "an item of starmap is a list of arguments: mp_list(...)");

@@ -248,6 +248,45 @@ static void handles_travel_as_items(void **state)
     mp_pool_free(pool);
 }
 
+/* Says something through the line it got. */
+static int sign(mp_call *call)
+{
+    mp_connection *line;
+    int r = mp_unpack(call, &line);
+
+    return r == 0 ? mp_connection_send(line, 7L) : r;
+}
+
+static void arrays_of_handles_are_items(void **state)
+{
+    mp_pool *pool = make_pool(.processes = 2);
+    mp_connection *here[3], *there[4];
+    mp_message message = MP_MESSAGE_INIT;
+    long numbers[3] = { 1, 2, 3 };
+    mp_imap *imap;
+
+    (void)state;
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(mp_pipe(&here[i], &there[i]), 0);
+    assert_int_equal(mp_pool_map(pool, sign, MP_ITEMS(there, 3)), 0);
+    imap = mp_pool_imap(pool, sign, MP_ITEMS(there, 3));
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(mp_imap_next(imap, &message, PATIENCE), 0);
+    mp_message_clear(&message);
+    mp_imap_free(imap);
+    there[3] = NULL; /* arrives as none, which is no connection */
+    assert_int_equal(mp_pool_map(pool, sign, MP_ITEMS(&there[3], 1)), MP_ERAISED);
+    assert_int_equal(
+        mp_pool_map(pool, square, MP_ITEMS(numbers, 3), MP_ITEMS(there, 3)), MP_EINVAL);
+    for (int i = 0; i < 3; i++) {
+        mp_connection_free(there[i]);
+        expect_number(here[i], 7);
+        expect_number(here[i], 7);
+        mp_connection_free(here[i]);
+    }
+    mp_pool_free(pool);
+}
+
 static void handles_travel_as_answers(void **state)
 {
     mp_pool *pool = make_pool(.processes = 2);
@@ -1350,6 +1389,7 @@ static const struct CMUnitTest tests[] = {
     UNDER_EACH(arguments_and_answers_of_any_size_travel),
     UNDER_EACH(handles_travel_as_arguments),
     UNDER_EACH(handles_travel_as_items),
+    UNDER_EACH(arrays_of_handles_are_items),
     UNDER_EACH(handles_travel_as_answers),
     UNDER_EACH(an_answer_with_handles_that_nobody_wants_leaves_no_descriptors),
     UNDER_EACH(map_keeps_the_order),

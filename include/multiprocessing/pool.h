@@ -121,8 +121,9 @@ typedef struct mp_items {
 #ifndef __cplusplus
 /*
  * MP_ITEMS(array, n): n items. As input: integers of every width, bool, float,
- * double, char * (text), msgpack_object (anything), any other type as the bytes
- * of a struct. As output: the same but text and msgpack_object, or mp_message
+ * double, char * (text), handles (mp_connection *, mp_lock * and the like),
+ * msgpack_object (anything), any other type as the bytes of a struct: what other
+ * pointers point to does not travel. As output: numbers and structs, or mp_message
  * (anything; each is the caller's, starts as MP_MESSAGE_INIT and is cleared by it).
  */
 #define MP_ITEMS(array, n) \
@@ -145,6 +146,7 @@ typedef struct mp_items {
                      const char *: MP__SLOT_TEXT,                                                  \
                      msgpack_object: MP__SLOT_OBJECT,                                              \
                      mp_message: MP__SLOT_MESSAGE,                                                 \
+                     MP__HANDLES(MP__HANDLE_ITEM)                                                  \
                      default: MP__SLOT_STRUCT),                                                    \
         .size = sizeof(*(array)),                                                                  \
         .data = (void *)(uintptr_t)(array),                                                        \

@@ -241,6 +241,7 @@ MP_API int mp_raise(mp_call *call, int code, const char *format, ...) MP__PRINTF
     X(mp_shared_memory, mp__shared_memory_kind) \
     X(mp_shareable_list, mp__shareable_list_kind)
 #define MP__HANDLE_VALUE(type, kind_of_type) type *: mp__from_handle,
+#define MP__HANDLE_ITEM(type, kind_of_type) type *: MP__SLOT_HANDLE,
 #define MP__HANDLE_SLOT(type, kind_of_type) type **: MP__SLOT_HANDLE,
 #define MP__HANDLE_KIND(type, kind_of_type) type **: &kind_of_type,
 #define MP__HANDLE_DECLARE(type, kind_of_type) MP_API extern const mp__kind kind_of_type;
