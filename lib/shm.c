@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -93,26 +94,43 @@ int mp__shm_reserve_part(int fd, off_t offset, off_t size)
     return e ? no_memory(-e, (size_t)size) : 0;
 }
 
+/* Beyond the limit the system does not fail but kills, by SIGXFSZ. */
+static int check_size(size_t size)
+{
+    struct rlimit limit;
+
+    if ((off_t)size < 0)
+        return mp__fail(-EFBIG, "%zu bytes of shared memory are more than a file can have", size);
+    if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && size > limit.rlim_cur) /* infinity is the largest */
+        return mp__fail(-EFBIG,
+            "%zu bytes of shared memory are more than the %llu this process may give a file: raise "
+            "the limit (ulimit -f, RLIMIT_FSIZE)",
+            size, (unsigned long long)limit.rlim_cur);
+    return 0;
+}
+
 int mp__shm_reserve(int fd, size_t size)
 {
-    if ((off_t)size < 0)
-        return no_memory(-EFBIG, size);
-    if (!has_space(fd, size))
-        return no_memory(MP_ENOSPC, size);
-    return mp__shm_reserve_part(fd, 0, (off_t)size);
+    int r = check_size(size);
+
+    if (r == 0 && !has_space(fd, size))
+        r = no_memory(MP_ENOSPC, size);
+    return r == 0 ? mp__shm_reserve_part(fd, 0, (off_t)size) : r;
 }
 
 /* Somebody else may make it longer meanwhile: then it cannot be cut off, and need not. */
 int mp__shm_lengthen(int fd, size_t size)
 {
     struct stat status;
+    int r;
 
-    if ((off_t)size < 0)
-        return mp__fail(-EFBIG, "%zu bytes of shared memory are more than a file can have", size);
     if (fstat(fd, &status) < 0)
         return mp__fail_errno("cannot look at shared memory");
-    if (status.st_size >= (off_t)size || ftruncate(fd, (off_t)size) == 0)
+    if ((uint64_t)status.st_size >= size)
         return 0;
+    r = check_size(size);
+    if (r < 0 || ftruncate(fd, (off_t)size) == 0)
+        return r;
     if (errno == EPERM && fstat(fd, &status) == 0 && status.st_size >= (off_t)size)
         return 0;
     return mp__fail_errno("cannot make shared memory larger");

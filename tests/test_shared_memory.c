@@ -1095,6 +1095,44 @@ static void a_full_file_system_is_an_error_when_memory_is_made(void **state)
     assert_int_equal(WEXITSTATUS(status), 0);
 }
 
+static bool is_beyond_limit(const void *object)
+{
+    return !object && mp_last_error()->code == -EFBIG && strstr(mp_last_error()->text, "ulimit -f");
+}
+
+/* What would exceed ulimit -f is an error; the signal the system has for it would kill. */
+static int exceed_the_limit(void)
+{
+    struct rlimit limit = { MIB, MIB };
+    mp_shared_memory *m;
+
+    (void)signal(SIGXFSZ, SIG_DFL);
+    if (setrlimit(RLIMIT_FSIZE, &limit) < 0)
+        return 1;
+    if (!is_beyond_limit(mp_shared_memory_new(.create = true, .size = 2 * MIB)) ||
+        !is_beyond_limit(mp_shared_memory_new(.anonymous = true, .size = 2 * MIB)) ||
+        !is_beyond_limit(mp_raw_array_new(char, 2 * MIB)))
+        return 2;
+    m = mp_shared_memory_new(.anonymous = true, .size = MIB);
+    if (!m || mp_shared_memory_grow(m, MIB + 1) != -EFBIG)
+        return 3;
+    memset(bytes_of(m), 1, MIB);
+    mp_shared_memory_free(m);
+    return 0;
+}
+
+static void more_than_a_file_may_have_is_an_error(void **state)
+{
+    int status = 0;
+    pid_t pid = fork();
+
+    (void)state;
+    if (pid == 0)
+        _exit(exceed_the_limit());
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+}
+
 static void memory_that_cannot_be_had_leaves_nothing(void **state)
 {
     int before = count_descriptors();
@@ -1590,6 +1628,7 @@ static const struct CMUnitTest tests[] = {
     UNDER(many_names_go_when_their_creator_is_killed, "spawn"),
     ONCE(a_program_without_its_guard_has_names_and_no_tracker),
     ONCE(a_full_file_system_is_an_error_when_memory_is_made),
+    ONCE(more_than_a_file_may_have_is_an_error),
     ONCE(memory_that_cannot_be_had_leaves_nothing),
     ONCE(without_descriptors_memory_is_an_error_or_whole),
     ONCE(thousands_come_and_go),
