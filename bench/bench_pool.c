@@ -385,6 +385,44 @@ static double library_start(void *argument)
     return bench_now() - begin;
 }
 
+/* ---- deaths ---- */
+
+/* Writes down when, and is killed. */
+static int die(mp_call *call)
+{
+    mp_raw_value *when;
+
+    if (mp_unpack(call, &when) < 0)
+        return -1;
+    *mp_raw_value_data(when, double) = bench_now();
+    (void)raise(SIGKILL);
+    return -1;
+}
+
+static void print_deaths(int count)
+{
+    static const char *const methods[] = { "fork", "spawn", "forkserver" };
+    mp_raw_value *when = mp_raw_value_new(double, 0);
+    double times[100];
+
+    printf("\na worker's death is reported after (median, longest of %d):", count);
+    for (int i = 0; i < 3; i++) {
+        mp_pool *p = mp_pool_new(.processes = WORKERS, .context = mp_get_context(methods[i]));
+
+        must(p && when ? 0 : -1, "pool");
+        for (int k = 0; k < count; k++) {
+            int r = mp_pool_apply(p, die, MP_ARGS(when), NULL);
+
+            bench_check(r == MP_EWORKERLOST, "the death of a worker");
+            times[k] = (bench_now() - *mp_raw_value_data(when, double)) / 1000;
+        }
+        mp_pool_free(p);
+        printf(" %s %.2f, ", methods[i], bench_median(times, count));
+        printf("%.2f ms%s", times[count - 1], i < 2 ? ";" : " (goal: < 100)\n");
+    }
+    mp_raw_array_free(when);
+}
+
 /* ---- memory ---- */
 
 static long private_kib(pid_t pid)
@@ -515,6 +553,7 @@ int main(int argc, char **argv)
         must(mp_forkserver_ensure_running(), "fork server");
         measure_starts(&options, &peer);
         print_memory();
+        print_deaths(options.quick ? 10 : 100);
         bench_peer_close(&peer);
         printf("\nfloor: bare forked workers and pipes, %d deep, one write a task; %d numbers a "
                "message;\nforked processes with an exact share of the work; fork or posix_spawn, "

@@ -6,6 +6,7 @@
 #include "crash.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 enum { WORKERS = 2, ITEMS = 24, BIG = 8 << 20 };
 
@@ -347,6 +348,56 @@ static void all_ways_at_once_fail_only_what_they_hit(void **state)
         check_answers(&o, which, *state);
         check_crew(pool);
         mp_pool_free(pool);
+    }
+}
+
+typedef struct bystander {
+    mp_pool *pool;
+    atomic_bool enough;
+    int maps, wrong;
+} bystander;
+
+static void *map_meanwhile(void *argument)
+{
+    bystander *b = argument;
+
+    do {
+        int in[ITEMS], out[ITEMS] = { 0 }, r;
+
+        for (int i = 0; i < ITEMS; i++)
+            in[i] = i;
+        r = mp_pool_map(b->pool, twice, MP_ITEMS(in, ITEMS), MP_ITEMS(out, ITEMS));
+        for (int i = 0; i < ITEMS; i++)
+            b->wrong += r != 0 || out[i] != 2 * i;
+        b->maps++;
+    } while (!atomic_load(&b->enough));
+    return NULL;
+}
+
+/* Either thread drives the pool now and then, and settles what the other one waits for. */
+static void deaths_do_not_touch_what_another_thread_has_run(void **state)
+{
+    if (HAS_TSAN)
+        skip(); /* it cannot follow a fork of a process with threads */
+    for (size_t which = 0; which < FORMS; which++) {
+        bystander b = { .pool = make_pool(WORKERS) };
+        int in[6 * WAYS];
+        answer out[6 * WAYS];
+        order o = { .pool = b.pool, .limit = LIMIT };
+        pthread_t thread;
+
+        order_items(&o, in, out, 6 * WAYS);
+        for (enum way way = 0; way < WAYS; way++)
+            in[6 * way + 3] = POISON(way);
+        assert_int_equal(pthread_create(&thread, NULL, map_meanwhile, &b), 0);
+        forms[which].run(&o);
+        atomic_store(&b.enough, true);
+        assert_int_equal(pthread_join(thread, NULL), 0);
+        check_answers(&o, which, *state);
+        assert_true(b.maps > 0);
+        assert_int_equal(b.wrong, 0);
+        check_crew(b.pool);
+        mp_pool_free(b.pool);
     }
 }
 
@@ -833,6 +884,7 @@ static void an_item_is_begun_again_as_often_as_retries_say(void **state)
 static const struct CMUnitTest tests[] = {
     UNDER_EACH(one_poisoned_item_fails_alone_with_a_record),
     UNDER_EACH(all_ways_at_once_fail_only_what_they_hit),
+    UNDER_EACH(deaths_do_not_touch_what_another_thread_has_run),
     UNDER_EACH(a_map_with_many_deaths_says_which_items_are_lost),
     UNDER_EACH(workers_killed_while_idle_cost_no_item),
     UNDER_EACH(a_worker_stopped_while_idle_delays_nobody),
