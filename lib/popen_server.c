@@ -1,0 +1,402 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * popen_server.c - a child that is a copy of a server: the owner's side. Exit codes
+ * come over a pipe; the end of a child is seen as that of any other.
+ */
+#include "popen_server_internal.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <multiprocessing/process.h>
+
+#include "clock_internal.h"
+#include "error_internal.h"
+#include "fd_internal.h"
+#include "hooks_internal.h"
+#include "orders_internal.h"
+#include "pid_internal.h"
+#include "socket_internal.h"
+
+#define LOST 255 /* the exit code when the server died before it could tell; Python's */
+#define STOP_SECONDS 1.0
+#define PATIENCE_MS 5 /* between looks, where a process has no descriptor to wait for */
+
+typedef mp__server server;
+
+static server *servers;
+
+/* ---- statuses ---- */
+
+/*
+ * Another thread may read the status of a child while the one that started it has
+ * just got the answer. There is one such child at most: requests come one by one.
+ */
+static void take_status(server *s, const mp__status *status)
+{
+    if (status->serial > s->owned)
+        s->early = *status;
+    for (mp__popen *child = s->children; child; child = child->sibling) {
+        if (child->serial == status->serial && !child->reported) {
+            child->reported = true;
+            child->exitcode = status->exitcode;
+        }
+    }
+}
+
+static void collect(server *s)
+{
+    mp__status some[64];
+    ssize_t n;
+
+    do {
+        n = read(s->statuses, some, sizeof(some)); /* whole records: they are written whole */
+        for (ssize_t i = 0; i < n / (ssize_t)sizeof(*some); i++)
+            take_status(s, &some[i]);
+    } while (n == sizeof(some) || (n < 0 && errno == EINTR));
+}
+
+bool mp__server_has_hung_up(const server *s)
+{
+    struct pollfd one = { .fd = mp_connection_fileno(s->channel) };
+
+    return poll(&one, 1, 0) != 0;
+}
+
+static bool is_readable(int fd)
+{
+    struct pollfd one = { .fd = fd, .events = POLLIN };
+
+    return poll(&one, 1, 0) > 0;
+}
+
+static bool poll_served(mp__popen *child)
+{
+    server *s = child->server;
+
+    if (!is_readable(mp__popen_sentinel(child)))
+        return false;
+    collect(s);
+    if (!child->reported && mp__server_has_hung_up(s)) {
+        collect(s); /* what it wrote before it went */
+        take_status(s, &(mp__status){ child->serial, LOST, 0 });
+    }
+    if (child->reported) {
+        mp__popen_forget(child);
+        child->server = NULL;
+        child->ended = true;
+    }
+    return child->ended;
+}
+
+bool mp__popen_poll(mp__popen *popen)
+{
+    int r;
+
+    if (popen->ended)
+        return true;
+    if (popen->server)
+        return poll_served(popen);
+    r = mp__pid_reap(popen->pid, popen->descriptor, &popen->exitcode);
+    if (r < 0)
+        popen->exitcode = MP_EXITCODE_LOST;
+    popen->ended = r != 0;
+    return popen->ended;
+}
+
+/* The server a waiting thread looks at; it is not freed meanwhile. */
+static server *hold_server(mp__popen *popen)
+{
+    server *s;
+
+    mp__lock();
+    s = popen->server;
+    if (s)
+        s->waiters++;
+    mp__unlock();
+    return s;
+}
+
+void mp__server_release(server *s)
+{
+    mp__lock();
+    s->waiters--;
+    mp__unlock();
+}
+
+/* Waits a little: for a child that has ended and whose exit code is still on its way. */
+static int wait_for_status(mp__popen *popen, int64_t deadline)
+{
+    struct pollfd fds[3] = { { .fd = -1 } };
+    server *s = hold_server(popen);
+    int r;
+
+    if (!s) { /* not quite a zombie yet, or it closed what tells of its end: nothing to wait for */
+        (void)poll(NULL, 0, 1);
+        return mp__clock_now() < deadline;
+    }
+    fds[0] = (struct pollfd){ .fd = s->statuses, .events = POLLIN };
+    fds[1] = (struct pollfd){ .fd = mp_connection_fileno(s->channel) };
+    r = mp__fd_poll(fds, 2, deadline);
+    mp__server_release(s);
+    return r;
+}
+
+int mp__popen_wait(mp__popen *popen, int64_t deadline)
+{
+    bool ended;
+    int r = mp__fd_wait(mp__popen_sentinel(popen), POLLIN, deadline);
+
+    for (;;) {
+        if (r < 0)
+            return r;
+        mp__lock();
+        ended = popen->ended || (r > 0 && mp__popen_poll(popen));
+        mp__unlock();
+        if (ended)
+            return 0;
+        if (r == 0)
+            return mp__fail(MP_ETIMEDOUT, "the process still runs");
+        r = wait_for_status(popen, deadline);
+    }
+}
+
+void mp__popen_forget(mp__popen *popen)
+{
+    if (!popen->server)
+        return;
+    for (mp__popen **at = &popen->server->children; *at; at = &(*at)->sibling) {
+        if (*at == popen) {
+            *at = popen->sibling;
+            return;
+        }
+    }
+}
+
+/* ---- life ---- */
+
+/* Ends a server that is no use any more. With its channel closed it goes by itself. */
+static void end_server(server *s)
+{
+    int64_t deadline = mp__clock_deadline(STOP_SECONDS);
+
+    mp_connection_free(s->channel);
+    mp__fd_close(s->statuses);
+    while (!mp__popen_poll(&s->popen) && mp__clock_now() < deadline)
+        (void)poll(&(struct pollfd){ .fd = s->popen.descriptor, .events = POLLIN }, 1, PATIENCE_MS);
+    if (!s->popen.ended)
+        mp__popen_destroy(&s->popen);
+    mp__popen_close(&s->popen);
+    free(s->directory);
+    free(s);
+}
+
+/* Takes a server without use off the list. With mp__lock held. */
+static server *take_useless(void)
+{
+    for (server **at = &servers; *at; at = &(*at)->next) {
+        server *s = *at;
+
+        if (s->current || s->children || s->waiters)
+            continue;
+        *at = s->next;
+        return s;
+    }
+    return NULL;
+}
+
+void mp__server_end_useless(void)
+{
+    server *s;
+
+    do {
+        mp__lock();
+        s = take_useless();
+        mp__unlock();
+        if (s)
+            end_server(s);
+    } while (s);
+}
+
+server *mp__server_current(void)
+{
+    server *s;
+
+    mp__lock();
+    for (s = servers; s && !s->current; s = s->next)
+        ;
+    mp__unlock();
+    return s;
+}
+
+void mp__server_retire(server *s)
+{
+    mp__lock();
+    s->current = false;
+    (void)mp__popen_poll(&s->popen); /* one that is dead already is not left a zombie */
+    mp__unlock();
+    mp__server_end_useless();
+}
+
+/* A child of this process shares neither its servers nor their children. */
+static void after_fork(bool ours)
+{
+    (void)ours;
+    for (server *s = servers; s; s = s->next) {
+        mp_connection_close(s->channel);
+        mp__fd_close(s->statuses);
+        mp__popen_close(&s->popen);
+    }
+    servers = NULL; /* their memory stays: children of them may point there */
+}
+
+server *mp__server_new(void)
+{
+    server *s = calloc(1, sizeof(*s));
+
+    mp__hooks_after_fork(after_fork);
+    if (!s) {
+        (void)mp__fail(MP_ENOMEM, "out of memory for a fork server");
+        return NULL;
+    }
+    s->popen = MP__POPEN_NONE;
+    s->statuses = -1;
+    s->directory = getcwd(NULL, 0);
+    return s;
+}
+
+void mp__server_discard(server *s)
+{
+    if (!s)
+        return;
+    mp_connection_free(s->channel);
+    free(s->directory);
+    free(s);
+}
+
+void mp__server_enlist(server *s)
+{
+    mp__lock();
+    s->next = servers;
+    servers = s;
+    mp__unlock();
+}
+
+bool mp__server_is_dead(int r)
+{
+    return r == MP_EPIPE || r == MP_ECONNRESET || r == MP_EEOF || r == MP_ETRUNCATED;
+}
+
+/* ---- requests ---- */
+
+int mp__server_open_lines(const mp__job *job, mp__lines *lines, mp__popen *popen)
+{
+    int r;
+
+    mp__hooks_hold_forks();
+    r = mp__lines_open(job->identity.daemon, lines);
+    if (r == 0) {
+        popen->life = lines->life[0];
+        popen->lifeline = lines->lifeline[1];
+        lines->life[0] = lines->lifeline[1] = -1;
+    }
+    mp__hooks_let_forks();
+    return r;
+}
+
+int mp__server_settle(int r, mp__lines *lines, mp__popen *popen)
+{
+    if (r < 0) {
+        mp__popen_close(popen);
+        *popen = MP__POPEN_NONE;
+    }
+    mp__lines_close(lines);
+    return r;
+}
+
+/*
+ * The next answer; one that was given before, about a child that died just then,
+ * is skipped. Nothing is allocated here: a child that runs must become known.
+ */
+static int next_answer(server *s, mp__answer *answer, mp__parcel *parcel)
+{
+    bool interrupted = false;
+    int r;
+
+    parcel->count = 0;
+    do {
+        mp__parcel_close(parcel);
+        r = mp__connection_recv_exactly(s->channel, answer, sizeof(*answer), parcel);
+        interrupted |= r == MP_EINTR;
+    } while (r == MP_EINTR || (r == 0 && answer->serial <= s->serial));
+    if (r == 0)
+        s->serial = answer->serial;
+    if (interrupted) /* for a call that can be left: this one would leave the answer behind */
+        mp_interrupt();
+    return r;
+}
+
+/* The child was dead before it could be looked at: something readable stands in for it. */
+static int stand_in(mp__popen *popen)
+{
+    int fds[2] = { -1, -1 };
+    int r = mp__socket_pipe(fds);
+
+    popen->descriptor = fds[0];
+    mp__fd_close(fds[1]);
+    return r;
+}
+
+static int receive_answer(server *s, mp__popen *popen, bool *usable)
+{
+    mp__answer answer = { 0, 0 };
+    mp__parcel parcel;
+    int r = next_answer(s, &answer, &parcel);
+
+    *usable = r == 0;
+    if (r < 0)
+        return r;
+    if (answer.pid < 0)
+        return mp__fail(
+            (int)answer.pid, "the fork server cannot fork: %s", mp_strerror((int)answer.pid));
+    popen->pid = (pid_t)answer.pid;
+    popen->serial = answer.serial;
+    if (parcel.count)
+        popen->descriptor = parcel.fds[0];
+    return parcel.count || !mp__pid_has_descriptors() ? 0 : stand_in(popen);
+}
+
+/* The child is that server's, which tells how it ends. */
+static void own(server *s, mp__popen *popen)
+{
+    mp__lock();
+    popen->server = s;
+    popen->sibling = s->children;
+    s->children = popen;
+    s->owned = popen->serial;
+    if (s->early.serial == popen->serial)
+        take_status(s, &s->early);
+    mp__unlock();
+}
+
+int mp__server_request(
+    server *s, const mp__job *job, const mp__lines *lines, mp__popen *popen, bool *usable)
+{
+    char *directory = getcwd(NULL, 0);
+    bool moved = directory && (!s->directory || strcmp(directory, s->directory) != 0);
+    int self = mp__pid_has_descriptors() ? mp__pid_open(getpid()) : -1;
+    int r = mp__orders_send(
+        s->channel, job, moved ? directory : NULL, lines->lifeline[0], lines->life[1], self);
+
+    mp__fd_close(self);
+    free(directory);
+    *usable = r == 0 || r == MP_EFUNCTION || r == MP_ENOMEM; /* else a part of it may be sent */
+    if (r == 0)
+        r = receive_answer(s, popen, usable);
+    if (r == 0)
+        own(s, popen);
+    return r;
+}
