@@ -57,8 +57,8 @@ int mp__server_open_lines(const mp__job *job, mp__lines *lines, mp__popen *popen
  * Asks for a child, one request at a time. *usable: whether the server can be asked
  * again, should this fail.
  */
-int mp__server_request(mp__server *server, const mp__job *job, const mp__lines *lines,
-    mp__popen *popen, bool *usable);
+int mp__server_request(
+    mp__server *server, const mp__job *job, const mp__lines *lines, mp__popen *popen, bool *usable);
 
 /* The end of a request that returned r, which is returned: closes what is not needed. */
 int mp__server_settle(int r, mp__lines *lines, mp__popen *popen);
