@@ -4,8 +4,11 @@
  */
 #include "popen_server_internal.h"
 
+#include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
+#include <unistd.h>
 
 #include "clean_internal.h"
 #include "error_internal.h"
@@ -16,6 +19,19 @@
 
 typedef mp__server server;
 
+/* Most are never asked for anything, so until then it does nothing at all. */
+static void wait_for_request(int channel)
+{
+    struct sigaction ignore = { .sa_handler = SIG_IGN };
+    struct pollfd one = { .fd = channel, .events = POLLIN };
+
+    (void)sigaction(SIGINT, &ignore, NULL); /* Ctrl-C is for the owner */
+    while (poll(&one, 1, -1) < 0 && errno == EINTR)
+        ;
+    if (one.revents != POLLIN)
+        _exit(0); /* its owner is gone */
+}
+
 /* In the copy. Returns never. */
 static void be_nursery(int channel, int report, uint64_t signals, void (*run)(mp__child *child))
 {
@@ -24,6 +40,7 @@ static void be_nursery(int channel, int report, uint64_t signals, void (*run)(mp
     mp_connection *connection = NULL;
 
     mp__clean_up(signals);
+    wait_for_request(channel);
     if (mp__connection_adopt_socket(&channel, &connection) < 0)
         mp__bootstrap_fail();
     mp__forkserver_serve(connection, &orders, &child);
