@@ -5,6 +5,7 @@
  */
 #include "pool_internal.h"
 
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -306,12 +307,17 @@ void mp__crew_bury(mp_pool *pool, mp__worker *w)
 
 /* ---- limits ---- */
 
-/* Kills it if what it runs is still this item: nothing else may begin meanwhile. */
+/*
+ * Kills it if what it runs is still this item: nothing else may begin meanwhile. One
+ * that is dead already died of something else, even if nobody has looked so far.
+ */
 static void kill_for(mp_pool *pool, mp__worker *w, uint64_t item, int code)
 {
+    bool dead = mp__fd_wait(mp_process_sentinel(w->process), POLLIN, 0) > 0;
+
     mp__crew_take_back(w);
     mp__crew_look(pool, w, true);
-    if (w->in_flight && mp__crew_head(w)->item == item && !w->doomed)
+    if (!dead && w->in_flight && mp__crew_head(w)->item == item && !w->doomed)
         mp__crew_kill(w, code);
 }
 

@@ -6,6 +6,7 @@
 #include "crash.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 
 enum { WORKERS = 2, ITEMS = 24, BIG = 8 << 20 };
@@ -399,6 +400,43 @@ static void deaths_do_not_touch_what_another_thread_has_run(void **state)
         check_crew(b.pool);
         mp_pool_free(b.pool);
     }
+}
+
+typedef struct {
+    mp_pool *pool;
+    pid_t pid;
+    mp_result *late;
+    atomic_bool over;
+} dallying;
+
+/* As long as a callback lasts nobody looks: until both are over, the item and its limit. */
+static void dally(mp_result *result, void *user)
+{
+    dallying *d = user;
+    double begin = now();
+
+    (void)result;
+    d->late = mp_pool_apply_async(d->pool, twice, MP_ARGS(POISON(EXITS_3)), .time_limit = LIMIT);
+    while (d->late && (is_alive(d->pid) || now() < begin + 2 * LIMIT))
+        (void)sched_yield();
+    atomic_store(&d->over, true);
+}
+
+static void who_died_before_its_limit_was_not_too_slow(void **state)
+{
+    dallying d = { .pool = make_pool(1) };
+    mp_result *first;
+
+    (void)state;
+    assert_int_equal(mp_pool_pids(d.pool, &d.pid, 1), 1);
+    first = mp_pool_apply_async(d.pool, twice, MP_ARGS(1), .callback = dally, .user = &d);
+    while (!atomic_load(&d.over))
+        (void)sched_yield();
+    assert_int_equal(mp_result_get(d.late, NULL, MP_FOREVER), MP_EWORKERLOST);
+    assert_int_equal(mp_result_error(d.late)->exitcode, 3);
+    mp_result_free(first);
+    mp_result_free(d.late);
+    mp_pool_free(d.pool);
 }
 
 /* Every seventh of many: the array says exactly which. */
@@ -884,6 +922,7 @@ static void an_item_is_begun_again_as_often_as_retries_say(void **state)
 static const struct CMUnitTest tests[] = {
     UNDER_EACH(one_poisoned_item_fails_alone_with_a_record),
     UNDER_EACH(all_ways_at_once_fail_only_what_they_hit),
+    UNDER_EACH(who_died_before_its_limit_was_not_too_slow),
     UNDER_EACH(deaths_do_not_touch_what_another_thread_has_run),
     UNDER_EACH(a_map_with_many_deaths_says_which_items_are_lost),
     UNDER_EACH(workers_killed_while_idle_cost_no_item),
