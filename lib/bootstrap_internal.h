@@ -63,6 +63,8 @@ struct mp__popen {
     bool reported;      /* exitcode is known */
     bool ended;
     int exitcode;
+    unsigned waiters; /* threads that wait for its end */
+    bool closed;      /* to be closed by the last of them */
 };
 
 #define MP__POPEN_NONE ((mp__popen){ .descriptor = -1, .life = -1, .lifeline = -1 })

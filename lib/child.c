@@ -42,7 +42,8 @@ static _Noreturn void leave(int code)
 {
     mp__process_exit_phase();
     (void)fflush(NULL);
-    mp__forkserver_report(self, code);
+    if (getpid() == mp__hooks_pid())
+        mp__forkserver_report(self, code);
     _exit(code);
 }
 

@@ -7,6 +7,7 @@
 #include <limits.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "clock_internal.h"
 #include "error_internal.h"
@@ -63,6 +64,8 @@ void mp__process_exit_phase(void)
 {
     mp_process *p;
 
+    if (getpid() != mp__hooks_pid())
+        return; /* a copy that was made behind our back: none of it is its own */
     mp__hooks_run_exit(0);
     end_daemons();
     while ((p = find_running(false)))

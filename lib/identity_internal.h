@@ -25,7 +25,7 @@ struct mp_process {
     char *own_name; /* what of the above is this object's; a child lends what it was told */
     mp__buffer own_authkey;
     uint32_t *own_path;
-    bool daemon, started, closed, freed;
+    bool daemon, starting, started, closed, freed;
     pid_t creator;
     mp__popen popen;
     mp_process *previous, *next; /* in mp__children */

@@ -23,6 +23,7 @@
 
 #define LOST 255 /* the exit code when the server died before it could tell; Python's */
 #define STOP_SECONDS 1.0
+#define SPEAK_SECONDS 5.0
 #define PATIENCE_MS 5 /* between looks, where a process has no descriptor to wait for */
 
 typedef mp__server server;
@@ -73,6 +74,31 @@ static bool is_readable(int fd)
     return poll(&one, 1, 0) > 0;
 }
 
+/*
+ * The child has ended, and the server is about to say how: nobody shall see an end
+ * without an exit code. With mp__lock held, so that no other thread takes the status
+ * meanwhile. A server that does not speak (it was stopped) is waited for once.
+ */
+static void await_status(server *s, const mp__popen *child)
+{
+    int64_t deadline = mp__clock_deadline(s->mute ? 0 : SPEAK_SECONDS);
+
+    while (!child->reported && !mp__server_has_hung_up(s) && mp__clock_now() < deadline) {
+        struct pollfd fds[2] = {
+            { .fd = s->statuses, .events = POLLIN },
+            { .fd = mp_connection_fileno(s->channel) },
+        };
+
+        (void)poll(fds, 2, PATIENCE_MS);
+        collect(s);
+    }
+    collect(s); /* what it wrote before it went */
+    if (child->reported)
+        return;
+    s->mute = true;
+    take_status(s, &(mp__status){ child->serial, LOST, 0 });
+}
+
 static bool poll_served(mp__popen *child)
 {
     server *s = child->server;
@@ -80,10 +106,8 @@ static bool poll_served(mp__popen *child)
     if (!is_readable(mp__popen_sentinel(child)))
         return false;
     collect(s);
-    if (!child->reported && mp__server_has_hung_up(s)) {
-        collect(s); /* what it wrote before it went */
-        take_status(s, &(mp__status){ child->serial, LOST, 0 });
-    }
+    if (!child->reported && (mp__pid_has_descriptors() || mp__server_has_hung_up(s)))
+        await_status(s, child);
     if (child->reported) {
         mp__popen_forget(child);
         child->server = NULL;
@@ -127,9 +151,13 @@ void mp__server_release(server *s)
     mp__unlock();
 }
 
-/* Waits a little: for a child that has ended and whose exit code is still on its way. */
+/*
+ * Waits a little: for a child that has ended and whose exit code is still on its way,
+ * which another thread may read.
+ */
 static int wait_for_status(mp__popen *popen, int64_t deadline)
 {
+    int64_t soon = mp__clock_now() + PATIENCE_MS * 1000000;
     struct pollfd fds[3] = { { .fd = -1 } };
     server *s = hold_server(popen);
     int r;
@@ -140,15 +168,15 @@ static int wait_for_status(mp__popen *popen, int64_t deadline)
     }
     fds[0] = (struct pollfd){ .fd = s->statuses, .events = POLLIN };
     fds[1] = (struct pollfd){ .fd = mp_connection_fileno(s->channel) };
-    r = mp__fd_poll(fds, 2, deadline);
+    r = mp__fd_poll(fds, 2, soon < deadline ? soon : deadline);
     mp__server_release(s);
-    return r;
+    return r < 0 ? r : r > 0 || soon < deadline;
 }
 
-int mp__popen_wait(mp__popen *popen, int64_t deadline)
+static int wait_for_end(mp__popen *popen, int sentinel, int64_t deadline)
 {
     bool ended;
-    int r = mp__fd_wait(mp__popen_sentinel(popen), POLLIN, deadline);
+    int r = mp__fd_wait(sentinel, POLLIN, deadline);
 
     for (;;) {
         if (r < 0)
@@ -162,6 +190,23 @@ int mp__popen_wait(mp__popen *popen, int64_t deadline)
             return mp__fail(MP_ETIMEDOUT, "the process still runs");
         r = wait_for_status(popen, deadline);
     }
+}
+
+/* What it waits for stays open, whoever closes the process meanwhile. */
+int mp__popen_wait(mp__popen *popen, int64_t deadline)
+{
+    int sentinel, r;
+
+    mp__lock();
+    sentinel = mp__popen_sentinel(popen);
+    popen->waiters++;
+    mp__unlock();
+    r = sentinel < 0 ? 0 : wait_for_end(popen, sentinel, deadline); /* closed: it has ended */
+    mp__lock();
+    if (--popen->waiters == 0 && popen->closed)
+        mp__popen_close(popen);
+    mp__unlock();
+    return r;
 }
 
 void mp__popen_forget(mp__popen *popen)
@@ -382,18 +427,50 @@ static void own(server *s, mp__popen *popen)
     mp__unlock();
 }
 
-int mp__server_request(
-    server *s, const mp__job *job, const mp__lines *lines, mp__popen *popen, bool *usable)
+/*
+ * What the child watches its parent by. Its place is that of the child's descriptor
+ * afterwards: where there is none, the child would run and start would fail.
+ */
+static int open_self(int *self)
+{
+    *self = -1;
+    if (!mp__pid_has_descriptors())
+        return 0;
+    *self = mp__pid_open(getpid());
+    if (*self < 0)
+        return *self;
+    if (*self >= MP__FD_LOW)
+        return 0;
+    mp__fd_drop(self);
+    return mp__fail(MP_EMFILE, "no descriptor above those of stdin, stdout and stderr is free");
+}
+
+/* *sent: whether the request may have gone, in part. */
+static int send_request(server *s, const mp__job *job, const mp__lines *lines, bool *sent)
 {
     char *directory = getcwd(NULL, 0);
     bool moved = directory && (!s->directory || strcmp(directory, s->directory) != 0);
-    int self = mp__pid_has_descriptors() ? mp__pid_open(getpid()) : -1;
-    int r = mp__orders_send(
-        s->channel, job, moved ? directory : NULL, lines->lifeline[0], lines->life[1], self);
+    int self;
+    int r = open_self(&self);
 
-    mp__fd_close(self);
+    *sent = false;
+    if (r == 0) {
+        r = mp__orders_send(
+            s->channel, job, moved ? directory : NULL, lines->lifeline[0], lines->life[1], self);
+        *sent = r != MP_EFUNCTION && r != MP_ENOMEM;
+        mp__fd_close(self);
+    }
     free(directory);
-    *usable = r == 0 || r == MP_EFUNCTION || r == MP_ENOMEM; /* else a part of it may be sent */
+    return r;
+}
+
+int mp__server_request(
+    server *s, const mp__job *job, const mp__lines *lines, mp__popen *popen, bool *usable)
+{
+    bool sent;
+    int r = send_request(s, job, lines, &sent);
+
+    *usable = r == 0 || !sent;
     if (r == 0)
         r = receive_answer(s, popen, usable);
     if (r == 0)

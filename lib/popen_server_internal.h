@@ -21,6 +21,7 @@ struct mp__server {
     mp__popen *children; /* whose end is not known yet */
     unsigned waiters;    /* threads that use its descriptors without mp__lock, and who keeps it */
     bool current;        /* the fork server of this process */
+    bool mute;           /* it did not say in time how a child ended */
     mp__server *next;
 };
 

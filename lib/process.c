@@ -236,6 +236,23 @@ static int launch(mp_process *p, enum mp__method method, mp__nursery *nursery)
     return r;
 }
 
+/* One thread starts it, once. */
+static int claim_start(mp_process *p)
+{
+    bool mine;
+
+    mp__lock();
+    mine = !p->started && !p->starting;
+    p->starting |= mine;
+    if (mine && ++started_count > sweep_at)
+        sweep();
+    mp__unlock();
+    if (!mine)
+        return mp__fail(
+            MP_ESTARTED, "process %s was started before; a process starts once", p->name);
+    return 0;
+}
+
 int mp_process_start(mp_process *p)
 {
     return mp__process_start_from(p, NULL);
@@ -248,24 +265,21 @@ int mp__process_start_from(mp_process *p, mp__nursery *nursery)
 
     if (r == 0 && p->role != MP__CHILD)
         r = mp__fail(MP_ESTARTED, "this process runs already");
-    if (r == 0 && p->started)
-        r = mp__fail(MP_ESTARTED, "process %s was started before; a process starts once", p->name);
     if (r == 0)
         r = mp__context_method(p->context, &method);
     if (r == 0)
         r = mp__guard_start(method, mp__depth + 1);
+    if (r == 0)
+        r = claim_start(p);
     if (r < 0)
         return r;
-    mp__lock();
-    if (++started_count > sweep_at)
-        sweep();
-    mp__unlock();
     r = launch(p, method, nursery);
+    mp__lock();
+    p->starting = false;
+    p->started = r == 0;
+    mp__unlock();
     if (r < 0)
         return r;
-    mp__lock();
-    p->started = true;
-    mp__unlock();
     drop_arguments(p);
     mp_log(MP_LOG_DEBUG, "started %s, pid %ld", p->name, (long)p->popen.pid);
     return 0;
@@ -420,7 +434,11 @@ int mp_process_close(mp_process *p)
     if (p->creator == mp__hooks_pid()) {
         if (p->started && !has_ended(p))
             return mp__fail(MP_ERUNNING, "process %s still runs; join it or end it first", p->name);
-        mp__popen_close(&p->popen);
+        mp__lock();
+        p->popen.closed = true;
+        if (!p->popen.waiters)
+            mp__popen_close(&p->popen);
+        mp__unlock();
         drop_arguments(p);
     }
     p->closed = true;

@@ -405,6 +405,46 @@ static int start_at_the_limit(mp_call *call)
     return 0;
 }
 
+static int say_hello(mp_call *call)
+{
+    mp_connection *line;
+
+    return mp_unpack(call, &line) || mp_connection_send(line, "hello");
+}
+
+/* The only descriptor that is free is that of stdin: no child runs of which start says it does not. */
+static int start_without_stdin(mp_call *call)
+{
+    struct rlimit limit = { 64, 64 };
+    mp_connection *here, *there;
+    int last, more = 0, r;
+    mp_process *p;
+
+    (void)call;
+    if (mp_pipe(&here, &there) || finish(start_process()))
+        return 1;
+    p = mp_process_new(.target = say_hello, .args = MP_ARGS(there));
+    if (!p || setrlimit(RLIMIT_NOFILE, &limit))
+        return 2;
+    while ((last = dup(STDERR_FILENO)) >= 0)
+        more = last;
+    (void)close(STDIN_FILENO);
+    r = mp_process_start(p);
+    if (r == 0 ? mp_process_join(p, PATIENCE) != 0 : mp_connection_poll(here, 0) != 0)
+        return 3;
+    for (int fd = more; r && fd > more - 20; fd--)
+        (void)close(fd);
+    if (r && (mp_process_start(p) || mp_process_join(p, PATIENCE)))
+        return 4;
+    return mp_connection_poll(here, 0) == 1 ? 0 : 5;
+}
+
+static void without_room_above_stdio_no_child_runs(void **state)
+{
+    (void)state;
+    assert_int_equal(finish(start_process(.target = start_without_stdin)), 0);
+}
+
 static void at_the_limit_of_descriptors_start_fails_clean(void **state)
 {
     (void)state;
@@ -417,6 +457,7 @@ static const struct CMUnitTest tests[] = {
     UNDER_EACH(a_failed_start_can_be_tried_again),
     ONCE(every_call_of_a_queue_fails_in_turn),
     UNDER_EACH(at_the_limit_of_descriptors_start_fails_clean),
+    UNDER_EACH(without_room_above_stdio_no_child_runs),
 };
 
 TESTS_MAIN(tests)

@@ -6,13 +6,16 @@
 #include "support.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 /* ---- what children do ---- */
@@ -680,6 +683,138 @@ static void several_threads_may_join_one_process(void **state)
     assert_int_equal(finish(p), 0);
 }
 
+static void *kill_and_join(void *count)
+{
+    for (intptr_t i = 0; i < (intptr_t)count; i++) {
+        mp_process *p = mp_process_new(.target = wait_for_ever);
+
+        if (!p || mp_process_start(p) || mp_process_kill(p) || mp_process_join(p, PATIENCE) ||
+            mp_process_exitcode(p) != -SIGKILL)
+            return (void *)1;
+        mp_process_free(p);
+    }
+    return NULL;
+}
+
+/* How a child of the fork server was killed one thread may hear while another waits for it. */
+static void threads_may_join_children_that_are_killed(void **state)
+{
+    intptr_t count = strcmp(*state, "spawn") == 0 ? 30 : 300;
+    pthread_t threads[2];
+    void *result;
+
+    if (HAS_TSAN && strcmp(*state, "spawn") != 0)
+        skip(); /* TSan cannot follow a fork of a process with threads */
+    mp_log_to_stderr(MP_LOG_ERROR);
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, kill_and_join, (void *)count), 0);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(pthread_join(threads[i], &result), 0);
+        assert_null(result);
+    }
+    mp_log_to_stderr(MP_LOG_WARNING);
+}
+
+static void whoever_sees_the_end_sees_the_exit_code(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 60; i++) {
+        mp_process *p = start_process(.target = wait_for_ever);
+        struct pollfd end = { .fd = mp_process_sentinel(p), .events = POLLIN };
+
+        assert_int_equal(mp_process_kill(p), 0);
+        assert_int_equal(poll(&end, 1, (int)(PATIENCE * 1000)), 1);
+        if (i % 3 == 0)
+            assert_false(mp_process_is_alive(p));
+        else if (i % 3 == 1)
+            assert_int_equal(mp_process_join(p, 0), 0);
+        assert_int_equal(mp_process_exitcode(p), -SIGKILL);
+        mp_process_free(p);
+    }
+}
+
+typedef struct {
+    mp_process *process;
+    pthread_barrier_t *together;
+    int r;
+} starter;
+
+static void *start_it(void *argument)
+{
+    starter *s = argument;
+
+    (void)pthread_barrier_wait(s->together);
+    s->r = mp_process_start(s->process);
+    return NULL;
+}
+
+static void one_of_two_threads_starts_a_process(void **state)
+{
+    pthread_barrier_t together;
+
+    if (HAS_TSAN && strcmp(*state, "spawn") != 0)
+        skip(); /* TSan cannot follow a fork of a process with threads */
+    mp_log_to_stderr(MP_LOG_ERROR);
+    assert_int_equal(pthread_barrier_init(&together, NULL, 2), 0);
+    for (int round = 0; round < 30; round++) {
+        mp_process *p = mp_process_new(.target = return_code, .args = MP_ARGS(7));
+        starter s[2] = { { p, &together, 1 }, { p, &together, 1 } };
+        pthread_t threads[2];
+
+        for (int i = 0; i < 2; i++)
+            assert_int_equal(pthread_create(&threads[i], NULL, start_it, &s[i]), 0);
+        for (int i = 0; i < 2; i++)
+            assert_int_equal(pthread_join(threads[i], NULL), 0);
+        assert_true(
+            (s[0].r == 0 && s[1].r == MP_ESTARTED) || (s[1].r == 0 && s[0].r == MP_ESTARTED));
+        assert_int_equal(finish(p), 7);
+    }
+    (void)pthread_barrier_destroy(&together);
+    mp_log_to_stderr(MP_LOG_WARNING);
+}
+
+/* What a join waits for stays open until it returns. */
+static void a_process_may_be_closed_while_it_is_joined(void **state)
+{
+    if (HAS_TSAN && strcmp(*state, "spawn") != 0)
+        skip(); /* TSan cannot follow a fork of a process with threads */
+    mp_log_to_stderr(MP_LOG_ERROR);
+    for (int round = 0; round < 50; round++) {
+        mp_connection *line;
+        mp_process *p = start_waiting(&line);
+        pthread_t thread;
+        void *result;
+
+        assert_int_equal(pthread_create(&thread, NULL, join_it, p), 0);
+        mp_connection_free(line);
+        while (mp_process_close(p) == MP_ERUNNING)
+            (void)sched_yield();
+        assert_int_equal(pthread_join(thread, &result), 0);
+        assert_true((intptr_t)result == 0 || (intptr_t)result == MP_ECLOSED);
+        mp_process_free(p);
+    }
+    mp_log_to_stderr(MP_LOG_WARNING);
+}
+
+#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 34)
+/* A copy that the library does not hear of. */
+static int make_copy_that_exits(mp_call *call)
+{
+    pid_t pid = _Fork();
+
+    (void)call;
+    if (pid == 0)
+        exit(77);
+    return waitpid(pid, NULL, 0) == pid ? 3 : 99;
+}
+
+static void the_exit_of_a_copy_is_not_that_of_the_process(void **state)
+{
+    (void)state;
+    assert_int_equal(finish(start_process(.target = make_copy_that_exits)), 3);
+}
+#endif
+
 static void *start_and_finish(void *count)
 {
     for (intptr_t i = 0; i < (intptr_t)count; i++) {
@@ -868,6 +1003,13 @@ static const struct CMUnitTest tests[] = {
     UNDER_EACH(a_freed_process_goes_on_and_is_reaped_later),
     UNDER_EACH(several_threads_may_join_one_process),
     UNDER_EACH(several_threads_may_start_processes),
+    UNDER_EACH(threads_may_join_children_that_are_killed),
+    UNDER_EACH(whoever_sees_the_end_sees_the_exit_code),
+    UNDER_EACH(one_of_two_threads_starts_a_process),
+    UNDER_EACH(a_process_may_be_closed_while_it_is_joined),
+#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 34)
+    UNDER_EACH(the_exit_of_a_copy_is_not_that_of_the_process),
+#endif
     UNDER_EACH(a_parent_without_stdout_can_start_children),
     UNDER_EACH(a_child_that_breaks_its_streams_ends_well),
     UNDER_EACH(stdin_is_empty_and_children_of_children_work),
