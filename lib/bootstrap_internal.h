@@ -63,6 +63,7 @@ struct mp__popen {
     bool reported;      /* exitcode is known */
     bool ended;
     int exitcode;
+    bool lingers;     /* what tells of its end is readable, and it lives */
     unsigned waiters; /* threads that wait for its end */
     bool closed;      /* to be closed by the last of them */
 };

@@ -24,6 +24,7 @@
 #define LOST 255 /* the exit code when the server died before it could tell; Python's */
 #define STOP_SECONDS 1.0
 #define SPEAK_SECONDS 5.0
+#define LINGER_SECONDS 0.05
 #define PATIENCE_MS 5 /* between looks, where a process has no descriptor to wait for */
 
 typedef mp__server server;
@@ -75,13 +76,21 @@ static bool is_readable(int fd)
 }
 
 /*
- * The child has ended, and the server is about to say how: nobody shall see an end
- * without an exit code. With mp__lock held, so that no other thread takes the status
- * meanwhile. A server that does not speak (it was stopped) is waited for once.
+ * What tells of the end of a child is readable: nobody shall see that and no exit code,
+ * which may take a moment. Where processes have no descriptors it may also be that the
+ * child closed its end and lives: that is found out once.
  */
-static void await_status(server *s, const mp__popen *child)
+static double patience(const mp__popen *child)
 {
-    int64_t deadline = mp__clock_deadline(s->mute ? 0 : SPEAK_SECONDS);
+    if (mp__pid_has_descriptors())
+        return child->server && child->server->mute ? 0 : SPEAK_SECONDS;
+    return child->lingers ? 0 : LINGER_SECONDS;
+}
+
+/* With mp__lock held, so that no other thread takes the status meanwhile. */
+static void await_status(server *s, mp__popen *child)
+{
+    int64_t deadline = mp__clock_deadline(patience(child));
 
     while (!child->reported && !mp__server_has_hung_up(s) && mp__clock_now() < deadline) {
         struct pollfd fds[2] = {
@@ -93,9 +102,10 @@ static void await_status(server *s, const mp__popen *child)
         collect(s);
     }
     collect(s); /* what it wrote before it went */
-    if (child->reported)
+    child->lingers = !child->reported;
+    if (child->reported || (!mp__pid_has_descriptors() && !mp__server_has_hung_up(s)))
         return;
-    s->mute = true;
+    s->mute = true; /* stopped, or dead: it is waited for once */
     take_status(s, &(mp__status){ child->serial, LOST, 0 });
 }
 
@@ -106,7 +116,7 @@ static bool poll_served(mp__popen *child)
     if (!is_readable(mp__popen_sentinel(child)))
         return false;
     collect(s);
-    if (!child->reported && (mp__pid_has_descriptors() || mp__server_has_hung_up(s)))
+    if (!child->reported)
         await_status(s, child);
     if (child->reported) {
         mp__popen_forget(child);
@@ -114,6 +124,23 @@ static bool poll_served(mp__popen *child)
         child->ended = true;
     }
     return child->ended;
+}
+
+/* 1: ended, 0: not yet, or a code. */
+static int reap(mp__popen *popen)
+{
+    int r = mp__pid_reap(popen->pid, popen->descriptor, &popen->exitcode);
+    int64_t deadline;
+
+    if (r != 0 || popen->descriptor >= 0 || popen->lingers || !is_readable(popen->life))
+        return r;
+    deadline = mp__clock_deadline(patience(popen));
+    while (r == 0 && mp__clock_now() < deadline) {
+        (void)poll(NULL, 0, 1);
+        r = mp__pid_reap(popen->pid, popen->descriptor, &popen->exitcode);
+    }
+    popen->lingers = r == 0;
+    return r;
 }
 
 bool mp__popen_poll(mp__popen *popen)
@@ -124,7 +151,7 @@ bool mp__popen_poll(mp__popen *popen)
         return true;
     if (popen->server)
         return poll_served(popen);
-    r = mp__pid_reap(popen->pid, popen->descriptor, &popen->exitcode);
+    r = reap(popen);
     if (r < 0)
         popen->exitcode = MP_EXITCODE_LOST;
     popen->ended = r != 0;
