@@ -16,6 +16,7 @@
 struct mp_imap {
     mp_result *work;
     bool ordered, exhausted;
+    bool reading;    /* a thread reads input, without the lock */
     bool told;       /* that the whole was given up */
     int input_error; /* what the generator returned, to be told once */
     char input_text[480];
@@ -72,9 +73,9 @@ static int read_item(mp_imap *imap, mp__imap_item *item)
         r = item->parcel ? 0 : mp__fail(MP_ENOMEM, "out of memory for an item");
         if (r == 0)
             *item->parcel = to.parcel;
-        else
-            mp__parcel_close(&to.parcel);
     }
+    if (r != 0)
+        mp__parcel_close(&to.parcel);
     return r;
 }
 
@@ -101,12 +102,18 @@ static void put_back(mp_imap *imap, size_t place)
         imap->free_places[imap->free_count++] = place;
 }
 
-/* Reads as much as the window takes, and hands it out. The lock is given up to read. */
+/*
+ * Reads as much as the window takes, and hands it out. The lock is given up to read;
+ * meanwhile other threads leave the input alone.
+ */
 static void refill(mp_imap *imap)
 {
     mp_result *work = imap->work;
     mp_pool *pool = work->pool;
 
+    if (imap->reading)
+        return;
+    imap->reading = true;
     while (!imap->exhausted && !work->settled && imap->read - imap->fetched < work->window) {
         size_t place = place_for(imap);
         mp__imap_item *item = &work->items[place];
@@ -127,7 +134,9 @@ static void refill(mp_imap *imap)
         put_back(imap, place);
         end_input(imap, r);
     }
+    imap->reading = false;
     mp__crew_dispatch(pool);
+    mp__pool_announce(pool);
 }
 
 /* ---- output ---- */
@@ -147,12 +156,19 @@ static bool next_place(const mp_imap *imap, size_t *place)
     return work->items[*place].answered;
 }
 
-static bool has_answer(void *argument)
+static bool is_over(const mp_imap *imap)
+{
+    return imap->work->settled || (imap->exhausted && imap->fetched == imap->read);
+}
+
+/* An answer, the end, or that there is nothing to wait for before more is read. */
+static bool has_news(void *argument)
 {
     const mp_imap *imap = argument;
     size_t place;
 
-    return imap->work->settled || imap->fetched == imap->read || next_place(imap, &place);
+    return is_over(imap) || (imap->fetched == imap->read && !imap->reading) ||
+           next_place(imap, &place);
 }
 
 /* Gives an answer away and frees its place. */
@@ -205,6 +221,7 @@ int mp_imap_next(mp_imap *imap, mp_message *message, double timeout)
 {
     int64_t deadline = mp__clock_deadline(timeout);
     size_t place = 0;
+    bool found;
     int r;
 
     if (!imap || !message)
@@ -212,9 +229,12 @@ int mp_imap_next(mp_imap *imap, mp_message *message, double timeout)
     r = mp__pool_enter(imap->work->pool);
     if (r < 0)
         return r;
-    refill(imap);
-    r = mp__pool_drive(imap->work->pool, has_answer, imap, deadline);
-    if (r == 0 && next_place(imap, &place))
+    do {
+        refill(imap);
+        r = mp__pool_drive(imap->work->pool, has_news, imap, deadline);
+        found = r == 0 && next_place(imap, &place);
+    } while (r == 0 && !found && !is_over(imap));
+    if (found)
         r = fetch(imap, place, message);
     else if (r == 0)
         r = at_the_end(imap);

@@ -5,6 +5,8 @@
  */
 #include "pools.h"
 
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -151,6 +153,101 @@ static void imap_unordered_gives_each_answer_once(void **state)
     expect_squares(mp_pool_imap_unordered(pool, square, MP_ITEMS(in, 10)), 10, false);
     expect_squares(mp_pool_imap_unordered(pool, square, MP_ITEMS(in, 1000)), 1000, false);
     expect_squares(mp_pool_imap_unordered(pool, square, MP_GENERATE(count_up, &c)), 1000, false);
+    mp_pool_free(pool);
+}
+
+/* ---- several threads ---- */
+
+enum { FETCHERS = 4, SHARED = 5000 };
+
+typedef struct {
+    mp_imap *imap;
+    atomic_uchar *seen;
+    int r; /* of the last call */
+} fetcher;
+
+static void *fetch_some(void *argument)
+{
+    fetcher *f = argument;
+    mp_message message = MP_MESSAGE_INIT;
+
+    while ((f->r = mp_imap_next(f->imap, &message, PATIENCE)) == 0) {
+        long x = -1;
+
+        if (mp_unpack(&message, &x) || x < 0 || x >= SHARED)
+            break;
+        (void)atomic_fetch_add(&f->seen[x], 1);
+    }
+    mp_message_clear(&message);
+    return NULL;
+}
+
+static void share(mp_imap *imap)
+{
+    static atomic_uchar seen[SHARED];
+    fetcher fetchers[FETCHERS];
+    pthread_t threads[FETCHERS];
+
+    assert_non_null(imap);
+    for (int i = 0; i < SHARED; i++)
+        atomic_store(&seen[i], 0);
+    for (int i = 0; i < FETCHERS; i++) {
+        fetchers[i] = (fetcher){ imap, seen, 0 };
+        assert_int_equal(pthread_create(&threads[i], NULL, fetch_some, &fetchers[i]), 0);
+    }
+    for (int i = 0; i < FETCHERS; i++) {
+        assert_int_equal(pthread_join(threads[i], NULL), 0);
+        assert_int_equal(fetchers[i].r, MP_EEOF);
+    }
+    for (int i = 0; i < SHARED; i++)
+        assert_int_equal(atomic_load(&seen[i]), 1);
+    mp_imap_free(imap);
+}
+
+static int echo(mp_call *call)
+{
+    long x;
+
+    return mp_unpack(call, &x) ? -1 : mp_return(call, x);
+}
+
+static void threads_may_share_an_imap(void **state)
+{
+    mp_pool *pool = make_pool(.processes = 2);
+    counter c = { .end = SHARED }, d = { .end = SHARED }, e = { .end = SHARED };
+
+    (void)state;
+    share(mp_pool_imap(pool, echo, MP_GENERATE(count_up, &c)));
+    share(mp_pool_imap_unordered(pool, echo, MP_GENERATE(count_up, &d)));
+    share(mp_pool_imap(pool, echo, MP_GENERATE(count_up, &e), .window = 1));
+    mp_pool_free(pool);
+}
+
+/* Says what the item is, and then that there is none. */
+static int change_its_mind(void *state, mp_call *item)
+{
+    return mp_return(item, (mp_connection *)state) ? -1 : MP_EEOF;
+}
+
+static void an_item_that_is_taken_back_leaves_no_descriptor(void **state)
+{
+    mp_pool *pool = make_pool(.processes = 1);
+    mp_message message = MP_MESSAGE_INIT;
+    mp_connection *here, *there;
+    mp_imap *imap;
+    int before;
+
+    (void)state;
+    assert_int_equal(mp_pipe(&here, &there), 0);
+    assert_int_equal(mp_pool_apply(pool, echo, MP_ARGS(1), NULL), 0); /* its worker is there */
+    before = count_descriptors();
+    imap = mp_pool_imap(pool, echo, MP_GENERATE(change_its_mind, there));
+    assert_non_null(imap);
+    assert_int_equal(mp_imap_next(imap, &message, PATIENCE), MP_EEOF);
+    mp_imap_free(imap);
+    assert_int_equal(count_descriptors(), before);
+    mp_connection_free(here);
+    mp_connection_free(there);
     mp_pool_free(pool);
 }
 
@@ -594,6 +691,8 @@ static const struct CMUnitTest tests[] = {
     UNDER_EACH(an_item_that_cannot_be_packed_ends_the_input),
     UNDER_EACH(answers_that_cannot_be_packed_are_errors_of_their_items),
     UNDER_EACH(an_imap_that_was_fetched_does_not_keep_a_closed_pool_from_ending),
+    UNDER_EACH(threads_may_share_an_imap),
+    UNDER_EACH(an_item_that_is_taken_back_leaves_no_descriptor),
     UNDER_EACH(what_an_imap_was_given_is_done_when_the_pool_closes),
     UNDER_EACH(an_imap_outlives_its_pool),
     UNDER_EACH(fetching_without_an_imap_or_a_message_is_an_error),

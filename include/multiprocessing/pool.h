@@ -330,7 +330,8 @@ MP_API mp_imap *mp_pool_imap_create(mp_pool *pool, const mp_task_options *option
  * Returns 0, MP_EEOF: no more items (StopIteration); MP_ETIMEDOUT, MP_EINTR: call
  * again; or why this item failed, after which the next call goes on with the next
  * one. What a generator returned as an error comes once, then MP_EEOF; so does the
- * error of a pool that was terminated or broke.
+ * error of a pool that was terminated or broke. Threads may share an imap; index
+ * and error below are then of whatever answer was given last.
  */
 MP_API int mp_imap_next(mp_imap *imap, mp_message *message, double timeout);
 
