@@ -5,6 +5,7 @@
  */
 #include "pool_internal.h"
 
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -13,6 +14,7 @@
 #include "fd_internal.h"
 
 #define GROW_SIZE ((size_t)1 << 20)
+#define DYING_NS 20000000 /* from the end of its descriptors to that of a process, at most */
 
 /* ---- answers ---- */
 
@@ -289,11 +291,14 @@ static ssize_t read_socket(mp__worker *w)
     return n;
 }
 
-/* The end of what it says. It dies, or is made to; that is an event of its own. */
+/* The end of what it says. It dies just now, or is made to; that is an event of its own. */
 static void hang_up(mp__worker *w)
 {
     mp_connection_close(w->channel);
     w->fd = -1;
+    (void)mp__fd_wait(mp_process_sentinel(w->process), POLLIN, mp__clock_now() + DYING_NS);
+    if (mp_process_is_alive(w->process))
+        w->doomed = MP_EEOF;
     (void)mp_process_kill(w->process);
 }
 

@@ -198,6 +198,8 @@ void mp__crew_kill(mp__worker *w, int code)
 
 static const char *cause(int exitcode, char text[128])
 {
+    if (exitcode == MP_EXITCODE_NONE)
+        return "has ended, nobody knows how";
     if (exitcode == -SIGKILL)
         return "was killed by signal 9 (what the system's OOM killer sends)";
     if (exitcode < 0)
@@ -234,6 +236,11 @@ static void record(mp__worker *w, mp_task_error *error)
         error->code = MP_ETIMELIMIT;
         (void)snprintf(
             error->text, sizeof(error->text), "stopped after %.3f s, its time limit", seconds);
+    } else if (w->doomed == MP_EEOF) {
+        (void)snprintf(error->text, sizeof(error->text),
+            "the worker closed its connection to the pool (all descriptors, or by exec) and was "
+            "killed for that after %.3f s",
+            seconds);
     } else if (w->doomed) {
         (void)snprintf(error->text, sizeof(error->text),
             "the worker was killed: what it says makes "

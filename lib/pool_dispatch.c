@@ -20,6 +20,8 @@
 #define BRIEF_NS 20000.0   /* items for which waking up the pool costs too much */
 #define STEAL_NS 50000     /* work that is worth taking from another worker */
 
+#define CHUNK_MAX ((size_t)1 << 30)
+
 /* ---- handing out ---- */
 
 /* How many items of this work are to lie before a worker. */
@@ -28,7 +30,7 @@ static size_t ahead(const mp_pool *pool, const mp_result *work)
     double n = work->item_ns > 0       ? AHEAD_NS / work->item_ns
                : mp__work_is_raw(work) ? AHEAD_FIRST
                                        : AHEAD_MIN;
-    size_t chunk = work->options.chunksize;
+    size_t chunk = work->options.chunksize < CHUNK_MAX ? work->options.chunksize : CHUNK_MAX;
     size_t fair = work->waiting / pool->count + 1;
 
     if (n > (double)fair)

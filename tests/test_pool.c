@@ -351,6 +351,7 @@ static void map_keeps_the_order(void **state)
     check_map(pool, 1, 0);
     for (size_t chunksize = 0; chunksize <= 2000; chunksize = 3 * chunksize + 1)
         check_map(pool, 1000, chunksize);
+    check_map(pool, 1000, SIZE_MAX / 2 + 1);
     check_map(pool, 7, SIZE_MAX);
     mp_pool_free(pool);
 }

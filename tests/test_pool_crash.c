@@ -5,9 +5,12 @@
  */
 #include "crash.h"
 
+#include "pid_internal.h"
+
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
+#include <unistd.h>
 
 enum { WORKERS = 2, ITEMS = 24, BIG = 8 << 20 };
 
@@ -437,6 +440,30 @@ static void who_died_before_its_limit_was_not_too_slow(void **state)
     mp_result_free(first);
     mp_result_free(d.late);
     mp_pool_free(d.pool);
+}
+
+static int close_everything(mp_call *call)
+{
+    (void)call;
+    for (int fd = 3; fd < 256; fd++)
+        (void)close(fd);
+    while (pause() < 0)
+        ;
+    return 0;
+}
+
+/* It cannot answer any more. The pool says so, and not that somebody else has killed it. */
+static void a_worker_that_closes_everything_is_ended(void **state)
+{
+    mp_pool *pool = make_pool(1);
+    mp_task_error error;
+
+    (void)state;
+    assert_int_equal(
+        mp_pool_apply(pool, close_everything, MP_ARGS(), NULL, .error = &error), MP_EWORKERLOST);
+    if (mp__pid_has_descriptors() && !strstr(error.text, "closed its connection"))
+        fail_msg("%s", error.text);
+    mp_pool_free(pool);
 }
 
 /* Every seventh of many: the array says exactly which. */
@@ -923,6 +950,7 @@ static const struct CMUnitTest tests[] = {
     UNDER_EACH(one_poisoned_item_fails_alone_with_a_record),
     UNDER_EACH(all_ways_at_once_fail_only_what_they_hit),
     UNDER_EACH(who_died_before_its_limit_was_not_too_slow),
+    UNDER_EACH(a_worker_that_closes_everything_is_ended),
     UNDER_EACH(deaths_do_not_touch_what_another_thread_has_run),
     UNDER_EACH(a_map_with_many_deaths_says_which_items_are_lost),
     UNDER_EACH(workers_killed_while_idle_cost_no_item),
