@@ -35,6 +35,7 @@ struct mp_connection {
     atomic_int fd;     /* -1: closed */
     bool readable, writable, is_socket;
     bool is_local;       /* a Unix socket: handles can be sent */
+    bool is_internal;    /* the library's own */
     unsigned generation; /* another than that of this process: it was not passed to this child */
 
     pthread_mutex_t reading; /* guards what follows; who only polls looks at the atomic ones */
@@ -56,14 +57,24 @@ static unsigned generation; /* how many children of ours there are from the root
 
 /* ---- life ---- */
 
+/* A child made by hand goes on with the connections of the program, and no others. */
+static void close_internal(void)
+{
+    for (mp_connection *c = all; c; c = c->next)
+        if (c->is_internal)
+            mp__fd_close(atomic_exchange(&c->fd, -1));
+}
+
 /*
  * In a child of ours, connections that were not passed are closed: siblings wait for
  * that. They are not written to: that would cost a copy of each page.
  */
 static void after_fork(bool ours)
 {
-    if (!ours)
+    if (!ours) {
+        close_internal();
         return;
+    }
     for (const mp_connection *c = all; c; c = c->next) {
         mp__fd_close(atomic_load_explicit(&c->fd, memory_order_relaxed));
         mp__fd_close_all(c->parcel.fds, c->parcel.count);
@@ -126,7 +137,16 @@ static int adopt(int *fd, int abilities, mp_connection **out)
 
 int mp__connection_adopt_socket(int *fd, mp_connection **connection)
 {
-    return adopt(fd, READABLE | WRITABLE | SOCKET | LOCAL, connection);
+    int r = adopt(fd, READABLE | WRITABLE | SOCKET | LOCAL, connection);
+
+    if (r == 0)
+        (*connection)->is_internal = true;
+    return r;
+}
+
+void mp__connection_share(mp_connection *c)
+{
+    c->is_internal = false;
 }
 
 static int abilities_of(int fd, int flags, mode_t mode)

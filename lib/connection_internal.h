@@ -9,8 +9,14 @@
 
 #include "value_internal.h"
 
-/* A connection over an end of mp__socket_pair. Takes *fd on success. */
+/*
+ * A connection of the library's own over an end of mp__socket_pair: no copy of this
+ * process keeps it, not even one that is made by hand. Takes *fd on success.
+ */
 int mp__connection_adopt_socket(int *fd, mp_connection **connection);
+
+/* Copies made by hand keep it. */
+void mp__connection_share(mp_connection *connection);
 
 /* Receives one message as bytes, which are message->own's, and its descriptors. */
 int mp__connection_recv_raw(mp_connection *connection, mp_message *message);

@@ -414,6 +414,7 @@ static void open_server(mp_connection *channel, const mp__server_orders *orders)
 
     server.pid = getpid();
     server.channel = channel;
+    mp__connection_share(channel); /* with the spares */
     server.self = -1;
     server.on_demand = orders->on_demand;
     server.report = orders->report;

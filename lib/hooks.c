@@ -74,10 +74,22 @@ static void in_child(void)
     mp__unlock();
 }
 
+static void before(void)
+{
+    mp__hooks_hold_forks();
+    mp__lock();
+}
+
+static void in_parent(void)
+{
+    mp__unlock();
+    mp__hooks_let_forks();
+}
+
 static void install(void)
 {
     self = getpid();
-    (void)pthread_atfork(mp__lock, mp__unlock, in_child); /* ENOMEM: only raw forks suffer */
+    (void)pthread_atfork(before, in_parent, in_child); /* ENOMEM: only raw forks suffer */
 }
 
 static void install_once(void)

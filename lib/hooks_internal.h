@@ -28,8 +28,8 @@ void mp__hooks_after_fork(void (*function)(bool ours));
 pid_t mp__hooks_fork(void);
 
 /*
- * Between these no other thread forks a child of the library: for as long as there
- * are descriptors that one child alone shall have. They nest.
+ * Between these no other thread forks: for as long as there are descriptors that one
+ * child alone shall have. They nest. Not with mp__lock held, which keeps forks away, too.
  */
 void mp__hooks_hold_forks(void);
 void mp__hooks_let_forks(void);

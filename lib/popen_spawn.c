@@ -7,6 +7,7 @@
 #include "error_internal.h"
 #include "fd_internal.h"
 #include "function_internal.h"
+#include "hooks_internal.h"
 #include "orders_internal.h"
 #include "pid_internal.h"
 
@@ -34,10 +35,12 @@ static int start(const mp__job *job, mp__lines *lines, mp__popen *popen)
         if (r < 0)
             mp__popen_destroy(popen);
     }
+    mp__hooks_hold_forks();
     if (r == 0) /* the channel goes on as the lifeline of a daemon, and tells of a parent's end */
         popen->lifeline = mp__connection_detach(channel);
     else
         mp_connection_free(channel);
+    mp__hooks_let_forks();
     return r;
 }
 

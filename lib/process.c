@@ -175,6 +175,7 @@ mp_process *mp_process_create(const mp_process_options *options)
     p->context = options->context;
     p->daemon = options->daemon ? options->daemon > 0 : mp__current.daemon;
     p->creator = mp__hooks_pid();
+    mp__hooks_hold_forks(); /* until its descriptors are known as its own */
     r = pack_arguments(p, options->args);
     if (r == 0)
         r = make_path(p);
@@ -184,12 +185,12 @@ mp_process *mp_process_create(const mp_process_options *options)
         r = mp__process_get_authkey(&mp__current, &key, &key_size);
     if (r == 0)
         r = mp_process_set_authkey(p, key, key_size);
-    if (r < 0) {
+    if (r == 0)
+        enlist(p);
+    else
         release(p);
-        return NULL;
-    }
-    enlist(p);
-    return p;
+    mp__hooks_let_forks();
+    return r == 0 ? p : NULL;
 }
 
 /* ---- starting ---- */
@@ -453,13 +454,16 @@ void mp_process_free(mp_process *p)
         return; /* a copy: what this process was told may lie in it */
     mp__lock();
     forget = !p->started || p->closed || mp__popen_poll(&p->popen);
-    if (forget)
-        delist(p);
-    else
-        p->freed = true; /* reaped by a later start, or at exit */
+    p->freed = !forget; /* reaped by a later start, or at exit */
     mp__unlock();
-    if (forget)
-        release(p);
+    if (!forget)
+        return;
+    mp__parcel_close(&p->parcel);
+    mp__lock(); /* no copy is made meanwhile: what it holds is known as long as it is open */
+    delist(p);
+    mp__popen_close(&p->popen);
+    mp__unlock();
+    release(p);
 }
 
 size_t mp_active_children(mp_process **out, size_t capacity)
