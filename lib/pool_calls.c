@@ -104,7 +104,17 @@ static bool is_ready(void *argument)
 
 static int wait_for(mp_result *work, int64_t deadline)
 {
-    return mp__pool_drive(work->pool, is_ready, work, deadline);
+    mp_pool *pool = work->pool;
+    bool nested = pool->calling && mp__is_here(pool->caller);
+    mp_result *outer = pool->wanted;
+    int r;
+
+    if (nested)
+        pool->wanted = work;
+    r = mp__pool_drive(pool, is_ready, work, deadline);
+    if (nested)
+        pool->wanted = outer;
+    return r;
 }
 
 static void cancel(mp_pool *pool, mp_result *work, int code, const char *text)

@@ -21,6 +21,7 @@
 #define TICK_NS 1000000
 #define RETRY_NS 10000000 /* before a start that failed is tried again, at least */
 #define FAILURES_MIN 3
+#define NESTED_MAX 100 /* callbacks that call each other by waiting; then only what is waited for */
 
 /* ---- the role ---- */
 
@@ -270,17 +271,21 @@ bool mp__pool_call_back(mp_pool *pool)
     mp_result *outer = pool->calling, *work;
     mp_callback function;
 
-    if (!pool->done || (outer && !mp__is_here(pool->caller)))
+    if (outer && !mp__is_here(pool->caller))
         return false;
-    work = mp__work_next_done(pool);
+    work = mp__work_next_done(pool, pool->nested >= NESTED_MAX);
+    if (!work)
+        return false;
     function = work->failed ? work->options.error_callback : work->options.callback;
     pool->calling = work;
     pool->caller = pthread_self();
+    pool->nested++;
     work->called = true;
     (void)pthread_mutex_unlock(&pool->lock);
     function(work, work->options.user);
     (void)pthread_mutex_lock(&pool->lock);
     pool->calling = outer;
+    pool->nested--;
     mp__work_ready(work);
     return true;
 }

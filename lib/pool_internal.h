@@ -156,6 +156,8 @@ struct mp_pool {
     mp_result *done, *done_last; /* waiting for their callbacks */
     mp_result *calling;          /* whose callback runs, on this thread: */
     pthread_t caller;
+    mp_result *wanted; /* what that callback waits for */
+    unsigned nested;   /* callbacks that have begun and not ended */
     mp__buffer scratch;
     struct pollfd *fds;
     mp__spin spin;
@@ -182,8 +184,8 @@ void mp__work_drop(mp_result *work); /* releases it when nobody else holds it */
 /* Enters it among the pool's work, or, without items, as done. */
 void mp__work_enter(mp_result *work);
 
-/* The next one whose callback is to be called; then it becomes ready, and is let go. */
-mp_result *mp__work_next_done(mp_pool *pool);
+/* The next one whose callback is to be called; then it becomes ready, and is let go. Or NULL. */
+mp_result *mp__work_next_done(mp_pool *pool, bool wanted_only);
 void mp__work_ready(mp_result *work);
 
 /* Items to be handed out (again): first of all, or last of all. 0 or MP_ENOMEM. */

@@ -142,10 +142,12 @@ static void finish(mp_result *work)
     }
 }
 
-mp_result *mp__work_next_done(mp_pool *pool)
+mp_result *mp__work_next_done(mp_pool *pool, bool wanted_only)
 {
-    mp_result *work = pool->done;
+    mp_result *work = wanted_only ? pool->wanted : pool->done;
 
+    if (work && (!work->settled || work->called || work->ready))
+        return NULL; /* it is not in the queue */
     if (work)
         take_out(&pool->done, &pool->done_last, work);
     return work;

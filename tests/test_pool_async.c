@@ -739,6 +739,71 @@ static void two_callbacks_may_wait_for_each_other(void **state)
     mp_pool_free(pool);
 }
 
+enum { CALLBACKS = 2000, CHAIN = 300 };
+
+static int depth, deepest;
+
+static void use_the_pool(mp_result *result, void *user)
+{
+    note *n = user;
+
+    (void)result;
+    if (++depth > deepest)
+        deepest = depth;
+    n->errors += mp_pool_apply(n->pool, square, MP_ARGS(3), NULL) != 0;
+    n->calls++;
+    depth--;
+}
+
+/* While one waits others could be called, each of which waits... The stack is not endless. */
+static void callbacks_that_wait_do_not_nest_without_end(void **state)
+{
+    mp_pool *pool = make_pool(.processes = 2);
+    note n = { .pool = pool };
+    mp_result *results[CALLBACKS];
+
+    (void)state;
+    depth = deepest = 0;
+    for (int i = 0; i < CALLBACKS; i++)
+        results[i] =
+            mp_pool_apply_async(pool, square, MP_ARGS(2), .callback = use_the_pool, .user = &n);
+    for (int i = 0; i < CALLBACKS; i++) {
+        assert_int_equal(mp_result_get(results[i], NULL, PATIENCE), 0);
+        mp_result_free(results[i]);
+    }
+    assert_int_equal(n.calls, CALLBACKS);
+    assert_int_equal(n.errors, 0);
+    assert_true(deepest < 500);
+    mp_pool_free(pool);
+}
+
+/* What a callback waits for is called at any depth. */
+static void callbacks_may_wait_for_each_other_in_a_long_row(void **state)
+{
+    mp_pool *pool = make_pool(.processes = 1);
+    note notes[CHAIN];
+    mp_connection *gate;
+    mp_result *blocker = occupy(pool, &gate), *results[CHAIN];
+
+    (void)state;
+    for (int i = 0; i < CHAIN; i++) {
+        notes[i] = (note){ .pool = pool };
+        results[i] = mp_pool_apply_async(
+            pool, square, MP_ARGS(i), .callback = wait_for_other, .user = &notes[i]);
+    }
+    for (int i = 0; i < CHAIN; i++)
+        notes[i].other = results[i + 1 < CHAIN ? i + 1 : i];
+    mp_connection_free(gate);
+    for (int i = 0; i < CHAIN; i++)
+        assert_int_equal(mp_result_wait(results[i], PATIENCE), 0);
+    for (int i = 0; i < CHAIN; i++) {
+        assert_true(notes[i].calls == 1 && notes[i].errors == 0);
+        mp_result_free(results[i]);
+    }
+    mp_result_free(blocker);
+    mp_pool_free(pool);
+}
+
 static void terminate_it(mp_result *result, void *user)
 {
     note *n = user;
@@ -955,6 +1020,8 @@ static const struct CMUnitTest tests[] = {
     UNDER_EACH(a_callback_may_start_the_next_task),
     UNDER_EACH(a_callback_has_the_answer_and_cannot_join),
     UNDER_EACH(two_callbacks_may_wait_for_each_other),
+    UNDER_EACH(callbacks_that_wait_do_not_nest_without_end),
+    UNDER_EACH(callbacks_may_wait_for_each_other_in_a_long_row),
     UNDER_EACH(a_callback_may_terminate_the_pool),
     UNDER_EACH(a_callback_may_free_the_pool),
     UNDER_EACH(a_callback_may_free_the_pool_while_its_result_is_waited_for),

@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 /* ---- tasks ---- */
@@ -899,7 +900,85 @@ static void a_child_holds_no_channel_of_a_pool_that_another_thread_makes(void **
     mp_log_to_stderr(MP_LOG_WARNING);
 }
 
+static int wait_at_line(mp_call *call)
+{
+    mp_message message = MP_MESSAGE_INIT;
+    mp_connection *line;
+
+    return mp_unpack(call, &line) || mp_connection_recv(line, &message) != MP_EEOF;
+}
+
+static int sockets_of_a_copy(void)
+{
+    int status = 0;
+    pid_t pid = fork();
+
+    if (pid == 0)
+        _exit(count_sockets(NULL));
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFEXITED(status));
+    return WEXITSTATUS(status);
+}
+
+/* Or it would keep workers alive when their pool is not any more. */
+static void a_child_made_by_hand_holds_no_channel_of_a_pool(void **state)
+{
+    mp_process *running;
+    mp_connection *line;
+    int before = sockets_of_a_copy();
+    mp_pool *pool = make_pool(.processes = 3);
+
+    (void)state;
+    assert_int_equal(mp_pool_apply(pool, square, MP_ARGS(3), NULL), 0);
+    assert_int_equal(sockets_of_a_copy(), before);
+    running = start_with_line(wait_at_line, &line);
+    assert_int_equal(sockets_of_a_copy(), before + 1); /* the line is the program's */
+    mp_connection_free(line);
+    assert_int_equal(finish(running), 0);
+    mp_pool_free(pool);
+}
+
+static int wait_at_gate_and_drop(mp_call *call)
+{
+    mp_message message = MP_MESSAGE_INIT;
+    mp_connection *gate, *dropped;
+
+    return mp_unpack(call, &gate, &dropped) || mp_connection_recv(gate, &message) != MP_EEOF;
+}
+
+/* A task that waits for its worker has a duplicate of its connection, which is the pool's. */
+static void a_child_does_not_hold_what_lies_in_a_pool(void **state)
+{
+    mp_pool *pool = make_pool(.processes = 1);
+    mp_connection *gate, *far, *here, *there, *line;
+    mp_message message = MP_MESSAGE_INIT;
+    mp_result *first, *second;
+    mp_process *running;
+
+    (void)state;
+    assert_int_equal(mp_pipe(&gate, &far), 0);
+    assert_int_equal(mp_pipe(&here, &there), 0);
+    first = mp_pool_apply_async(pool, wait_at_gate_and_drop, MP_ARGS(far, far));
+    second = mp_pool_apply_async(pool, wait_at_gate_and_drop, MP_ARGS(far, there));
+    mp_connection_free(far);
+    mp_connection_free(there);
+    running = start_with_line(wait_at_line, &line);
+    mp_connection_free(gate);
+    assert_int_equal(mp_result_get(first, NULL, PATIENCE), 0);
+    assert_int_equal(mp_result_get(second, NULL, PATIENCE), 0);
+    assert_int_equal(mp_connection_poll(here, PATIENCE), 1); /* while the child still runs */
+    assert_int_equal(mp_connection_recv(here, &message), MP_EEOF);
+    mp_connection_free(line);
+    assert_int_equal(finish(running), 0);
+    mp_connection_free(here);
+    mp_result_free(first);
+    mp_result_free(second);
+    mp_pool_free(pool);
+}
+
 static const struct CMUnitTest tests[] = {
+    UNDER_EACH(a_child_made_by_hand_holds_no_channel_of_a_pool),
+    UNDER_EACH(a_child_does_not_hold_what_lies_in_a_pool),
     UNDER_EACH(a_child_holds_no_channel_of_a_pool_that_another_thread_makes),
     UNDER_EACH(a_closed_pool_does_what_it_was_given),
     UNDER_EACH(join_waits_for_the_last_task),
