@@ -43,7 +43,8 @@ static struct {
     mp__parcel came; /* descriptors of the frames to come */
     mp_function *functions;
     size_t function_count;
-    mp__frame task; /* the one at work */
+    char lacking[480]; /* why one of them cannot be found here */
+    mp__frame task;    /* the one at work */
     mp_call call;
     const mp_error *last; /* of this thread */
     mp__buffer out;       /* the answer of the item at work */
@@ -145,6 +146,13 @@ static void answer_error(uint64_t item, const mp__wire_error *error)
         NULL);
 }
 
+/* Stands in for a function that is not to be found in this process. */
+static int lack(mp_call *call)
+{
+    (void)call;
+    return MP_EFUNCTION;
+}
+
 /* Why a function failed: what it raised, or the last error it met. */
 static void explain(const mp_call *call, int code, int encoding_error, mp__wire_error *why)
 {
@@ -152,7 +160,10 @@ static void explain(const mp_call *call, int code, int encoding_error, mp__wire_
     char *text = why->text;
 
     *why = (mp__wire_error){ .code = MP_ERAISED, .raised = code };
-    if (call->raised.code) {
+    if (me.functions[me.task.function] == lack) {
+        why->code = MP_EFUNCTION;
+        (void)snprintf(text, sizeof(why->text), "%s", me.lacking);
+    } else if (call->raised.code) {
         why->raised = call->raised.code;
         (void)snprintf(text, sizeof(why->text), "%s", call->raised.text);
     } else if (encoding_error) {
@@ -366,12 +377,15 @@ static bool read_function(const mp__frame *frame)
 
     if (!more)
         (void)mp__fail(MP_ENOMEM, "out of memory for a function");
-    if (!more || (there && (mp__function_decode(bytes.data, bytes.size, &description) < 0 ||
-                               mp__function_find(&description, &found) < 0)))
+    if (!more || (there && mp__function_decode(bytes.data, bytes.size, &description) < 0))
         give_up();
-    mp__buffer_done(&bytes);
     me.functions = more;
+    if (there && mp__function_find(&description, &found) < 0) {
+        found = (void (*)(void))lack;
+        (void)snprintf(me.lacking, sizeof(me.lacking), "%.470s", mp_last_error()->text);
+    }
     me.functions[me.function_count++] = (mp_function)found;
+    mp__buffer_done(&bytes);
     return there;
 }
 

@@ -98,8 +98,9 @@ static int ask(const mp__job *job, const mp__lines *lines, mp__popen *popen)
             mp__server_retire(s);
         if (!mp__server_is_dead(r))
             break;
-        r = mp__fail(MP_EFORKSERVER, "the fork server ends before it can serve: code before "
-                                     "MP_MAIN() or the preload hook fails in it, see stderr");
+        r = mp__fail(MP_EFORKSERVER, "the fork server ended before it could serve, twice: it was "
+                                     "killed, had no descriptor free, or code before MP_MAIN() "
+                                     "or the preload hook fails in it (see stderr)");
     }
     return r;
 }

@@ -710,7 +710,7 @@ static void a_failing_hook_can_be_an_error_of_start(void **state)
     }
     expect("child: ", 0);
     expect("MP_EFORKSERVER: ", 2); /* each start */
-    expect("preload hook fails in it, see stderr", 2);
+    expect("preload hook fails in it (see stderr)", 2);
     expect("the preload hook failed\n", 4); /* each start tries a second server */
     assert_int_equal(out.status, 1);
 }

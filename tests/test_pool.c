@@ -7,6 +7,7 @@
  */
 #include "pools.h"
 
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <float.h>
 #include <limits.h>
@@ -169,6 +170,49 @@ static void arguments_and_answers_of_any_size_travel(void **state)
     }
     free(data);
     mp_message_clear(&answer);
+    mp_pool_free(pool);
+}
+
+/* ---- functions ---- */
+
+/* A copy of a shared library of the system, loaded, whose file is gone again. */
+static void *load_and_remove(char path[])
+{
+    char buffer[65536];
+    void *library;
+    Dl_info info;
+    ssize_t n;
+    int from, to = mkstemp(path);
+
+    assert_true(to >= 0 && dladdr(dlsym(RTLD_DEFAULT, "msgpack_version"), &info));
+    from = open(info.dli_fname, O_RDONLY);
+    while ((n = read(from, buffer, sizeof(buffer))) > 0)
+        assert_int_equal(write(to, buffer, (size_t)n), n);
+    (void)close(from);
+    (void)close(to);
+    library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    (void)unlink(path);
+    return library;
+}
+
+static void a_function_that_workers_cannot_find_fails_alone(void **state)
+{
+    char path[] = "/tmp/mp-test-XXXXXX";
+    mp_pool *pool = make_pool(.processes = 2);
+    void *library = load_and_remove(path);
+    long in[] = { 1, 2, 3 }, out[3];
+    mp_function lost = NULL;
+    mp_task_error error;
+
+    (void)state;
+    assert_non_null(library);
+    *(void **)&lost = dlsym(library, "msgpack_version");
+    assert_int_equal(
+        mp_pool_map(pool, lost, MP_ITEMS(in, 3), MP_ITEMS(out, 3), .error = &error), MP_EFUNCTION);
+    assert_non_null(strstr(error.text, path));
+    assert_int_equal(mp_pool_map(pool, square, MP_ITEMS(in, 3), MP_ITEMS(out, 3)), 0);
+    assert_int_equal(out[2], 9);
+    (void)dlclose(library);
     mp_pool_free(pool);
 }
 
@@ -1388,6 +1432,7 @@ static const struct CMUnitTest tests[] = {
     UNDER_EACH(apply_needs_no_arguments_and_no_answer),
     UNDER_EACH(values_of_all_kinds_arrive_and_come_back),
     UNDER_EACH(arguments_and_answers_of_any_size_travel),
+    UNDER_EACH(a_function_that_workers_cannot_find_fails_alone),
     UNDER_EACH(handles_travel_as_arguments),
     UNDER_EACH(handles_travel_as_items),
     UNDER_EACH(arrays_of_handles_are_items),
