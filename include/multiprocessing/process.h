@@ -49,6 +49,12 @@ MP_API mp_process *mp_process_create(const mp_process_options *options);
  * has default signal dispositions, no blocked signals and /dev/null as stdin.
  * What it got as arguments is released here.
  *
+ * Output that was buffered is written before, so that a copy does not write it
+ * again: that of all streams, but where other threads run (one may hold a stream for
+ * long) only that of stdout and stderr: flush others yourself. A child of the fork
+ * server works in the current directory, unless that was removed. No start has a
+ * timeout: it waits as long as a fork server is stopped (SIGSTOP).
+ *
  * Returns 0, or
  *   MP_EGUARD     spawn or forkserver, and the program has not passed MP_MAIN()
  *   MP_EDEPTH     nested deeper than MP_MAX_DEPTH of the environment (16)
