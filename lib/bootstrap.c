@@ -147,9 +147,11 @@ static int check_recursion(void)
     static enum mp__recursion known = MP__RECURSION_NONE;
     static bool looked;
 
+    mp__lock();
     if (!looked && stage != MP__STAGE_CHILD)
         known = mp__pid_recursion();
     looked = true;
+    mp__unlock();
     if (known == MP__RECURSION_BOOTSTRAP)
         return mp__fail(MP_EGUARD, "this program was started by a child of the same program that "
                                    "has not reached its MP_MAIN() yet: move what it does before "

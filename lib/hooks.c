@@ -62,16 +62,13 @@ static void in_child(void)
 
     forking = false;
     self = getpid();
-    if (holds > 0)
-        (void)pthread_mutex_unlock(&forks);
-    else
-        forks = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER; /* whoever held it is not here */
-    holds = 0;
     mp__fd_after_fork();
     forget_exit_hooks();
     for (size_t i = 0; i < fork_hook_count; i++)
         fork_hooks[i](ours);
     mp__unlock();
+    holds = 1; /* what the parent held is not the child's */
+    mp__hooks_let_forks();
 }
 
 static void before(void)

@@ -160,10 +160,7 @@ static void explain(const mp_call *call, int code, int encoding_error, mp__wire_
     char *text = why->text;
 
     *why = (mp__wire_error){ .code = MP_ERAISED, .raised = code };
-    if (me.functions[me.task.function] == lack) {
-        why->code = MP_EFUNCTION;
-        (void)snprintf(text, sizeof(why->text), "%s", me.lacking);
-    } else if (call->raised.code) {
+    if (call->raised.code) {
         why->raised = call->raised.code;
         (void)snprintf(text, sizeof(why->text), "%s", call->raised.text);
     } else if (encoding_error) {
@@ -242,9 +239,12 @@ static bool claim(uint64_t item)
 
 static void answer_failure(uint64_t item, int code)
 {
-    mp__wire_error why;
+    mp__wire_error why = { .code = MP_EFUNCTION };
 
-    explain(&me.call, code, me.encoding_error, &why);
+    if (me.functions[me.task.function] == lack)
+        (void)snprintf(why.text, sizeof(why.text), "%s", me.lacking);
+    else
+        explain(&me.call, code, me.encoding_error, &why);
     answer_error(item, &why);
 }
 

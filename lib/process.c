@@ -204,10 +204,18 @@ static int check_started(const mp_process *p)
     return r;
 }
 
+/* In one go: a copy of this process that knows them closes them, too, and nothing else. */
+static void close_parcel(mp_process *p)
+{
+    mp__hooks_hold_forks();
+    mp__parcel_close(&p->parcel);
+    mp__hooks_let_forks();
+}
+
 /* What start gave away is not kept. */
 static void drop_arguments(mp_process *p)
 {
-    mp__parcel_close(&p->parcel);
+    close_parcel(p);
     mp__buffer_done(&p->arguments);
     p->target = NULL;
 }
@@ -458,7 +466,7 @@ void mp_process_free(mp_process *p)
     mp__unlock();
     if (!forget)
         return;
-    mp__parcel_close(&p->parcel);
+    close_parcel(p);
     mp__lock(); /* no copy is made meanwhile: what it holds is known as long as it is open */
     delist(p);
     mp__popen_close(&p->popen);

@@ -6,7 +6,6 @@
 #include "reduction_internal.h"
 
 #include "error_internal.h"
-#include "hooks_internal.h"
 
 int mp__parcel_add(mp__parcel *parcel, const mp__reduced *reduced)
 {
@@ -36,15 +35,10 @@ int mp__parcel_own(mp__parcel *parcel)
     return 0;
 }
 
-/* In one go: a copy of this process that knows them closes them, too, and nothing else. */
 void mp__parcel_close(mp__parcel *parcel)
 {
-    if (!parcel->count)
-        return;
-    mp__hooks_hold_forks();
     mp__fd_close_all(parcel->fds, parcel->count);
     parcel->count = 0;
-    mp__hooks_let_forks();
 }
 
 int mp__received_object(mp__received *received, const mp__kind *kind, void **object)
