@@ -23,7 +23,7 @@
 
 #define LOST 255 /* the exit code when the server died before it could tell; Python's */
 #define STOP_SECONDS 1.0
-#define SPEAK_SECONDS 5.0
+#define SPEAK_SECONDS 2.0
 #define LINGER_SECONDS 0.05
 #define PATIENCE_MS 5 /* between looks, where a process has no descriptor to wait for */
 
@@ -58,6 +58,8 @@ static void collect(server *s)
         n = read(s->statuses, some, sizeof(some)); /* whole records: they are written whole */
         for (ssize_t i = 0; i < n / (ssize_t)sizeof(*some); i++)
             take_status(s, &some[i]);
+        if (n > 0)
+            s->mute = false;
     } while (n == sizeof(some) || (n < 0 && errno == EINTR));
 }
 
