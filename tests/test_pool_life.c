@@ -904,8 +904,12 @@ static int wait_at_line(mp_call *call)
 {
     mp_message message = MP_MESSAGE_INIT;
     mp_connection *line;
+    int r = mp_unpack(call, &line);
 
-    return mp_unpack(call, &line) || mp_connection_recv(line, &message) != MP_EEOF;
+    if (r == 0)
+        r = mp_connection_recv(line, &message) != MP_EEOF;
+    mp_message_clear(&message);
+    return r;
 }
 
 static int sockets_of_a_copy(void)
@@ -942,8 +946,12 @@ static int wait_at_gate_and_drop(mp_call *call)
 {
     mp_message message = MP_MESSAGE_INIT;
     mp_connection *gate, *dropped;
+    int r = mp_unpack(call, &gate, &dropped);
 
-    return mp_unpack(call, &gate, &dropped) || mp_connection_recv(gate, &message) != MP_EEOF;
+    if (r == 0)
+        r = mp_connection_recv(gate, &message) != MP_EEOF;
+    mp_message_clear(&message);
+    return r;
 }
 
 /* A task that waits for its worker has a duplicate of its connection, which is the pool's. */
@@ -968,6 +976,7 @@ static void a_child_does_not_hold_what_lies_in_a_pool(void **state)
     assert_int_equal(mp_result_get(second, NULL, PATIENCE), 0);
     assert_int_equal(mp_connection_poll(here, PATIENCE), 1); /* while the child still runs */
     assert_int_equal(mp_connection_recv(here, &message), MP_EEOF);
+    mp_message_clear(&message);
     mp_connection_free(line);
     assert_int_equal(finish(running), 0);
     mp_connection_free(here);
