@@ -728,6 +728,7 @@ static void two_callbacks_may_wait_for_each_other(void **state)
     second = mp_pool_apply_async(pool, square, MP_ARGS(3), .callback = wait_for_other, .user = &b);
     a.other = second;
     b.other = first;
+    assert_false(mp_result_ready(blocker)); /* takes the lock: the notes are written before */
     mp_connection_free(gate);
     assert_int_equal(get_long(first), 4);
     assert_int_equal(get_long(second), 9);
@@ -793,6 +794,7 @@ static void callbacks_may_wait_for_each_other_in_a_long_row(void **state)
     }
     for (int i = 0; i < CHAIN; i++)
         notes[i].other = results[i + 1 < CHAIN ? i + 1 : i];
+    assert_false(mp_result_ready(blocker)); /* takes the lock: the notes are written before */
     mp_connection_free(gate);
     for (int i = 0; i < CHAIN; i++)
         assert_int_equal(mp_result_wait(results[i], PATIENCE), 0);
