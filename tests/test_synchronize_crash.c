@@ -14,6 +14,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
@@ -561,7 +562,7 @@ static int fight(mp_call *call, const operation *operations, size_t count)
     for (size_t i = 0; i < count; i++)
         if (!kill_everywhere(a, &operations[i]))
             return 1;
-    if (a->slow * 5 > a->kills)
+    if (a->slow * 5 > a->kills || getenv("KILL_EVERY"))
         fprintf(stderr, "%d of %d deaths were noticed after %g s\n", a->slow, a->kills, SOON);
     return a->slow * 5 > a->kills;
 }
