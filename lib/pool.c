@@ -287,32 +287,12 @@ static void end_all(void *unused)
 
 static pid_t at_exit_of; /* the process that will call end_all */
 
-static void close_parcel(const mp__parcel *parcel)
-{
-    for (size_t i = 0; parcel && i < parcel->count; i++)
-        mp__fd_close(parcel->fds[i]);
-}
-
-/* What lies here to be handed out, unless another thread was just changing it. */
-static void close_parcels(mp_pool *pool)
-{
-    if (pthread_mutex_trylock(&pool->lock) != 0)
-        return;
-    for (const mp_result *work = pool->work; work; work = work->next) {
-        close_parcel(work->parcel);
-        for (size_t i = 0; work->items && i < work->window; i++)
-            close_parcel(work->items[i].parcel);
-    }
-    (void)pthread_mutex_unlock(&pool->lock);
-}
-
 static void after_fork(bool ours)
 {
     (void)ours;
     for (mp_pool *pool = pools; pool; pool = pool->next) {
         mp__fd_close(pool->wake);
         mp__fd_close_all(pool->news, 2);
-        close_parcels(pool);
     }
     pools = NULL;
     mp__pid_own_thread(0);

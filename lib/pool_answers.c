@@ -5,6 +5,7 @@
  */
 #include "pool_internal.h"
 
+#include <errno.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
@@ -14,7 +15,7 @@
 #include "fd_internal.h"
 
 #define GROW_SIZE ((size_t)1 << 20)
-#define DYING_NS 20000000 /* from the end of its descriptors to that of a process, at most */
+#define DYING_MS 20 /* from the end of its descriptors to that of a process, at most */
 
 /* ---- answers ---- */
 
@@ -294,10 +295,13 @@ static ssize_t read_socket(mp__worker *w)
 /* The end of what it says. It dies just now, or is made to; that is an event of its own. */
 static void hang_up(mp__worker *w)
 {
+    struct pollfd end = { .fd = mp_process_sentinel(w->process), .events = POLLIN };
+
     mp_connection_close(w->channel);
     w->fd = -1;
-    (void)mp__fd_wait(mp_process_sentinel(w->process), POLLIN, mp__clock_now() + DYING_NS);
-    if (mp_process_is_alive(w->process))
+    while (poll(&end, 1, DYING_MS) < 0 && errno == EINTR)
+        ; /* what a handler wants is for a wait of the program */
+    if (!w->doomed && mp_process_is_alive(w->process))
         w->doomed = MP_EEOF;
     (void)mp_process_kill(w->process);
 }

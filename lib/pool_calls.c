@@ -27,23 +27,6 @@ static int check_common(const mp_task_options *options)
     return 0;
 }
 
-/* The duplicates of a task's descriptors, kept until it is answered. */
-static int keep_parcel(mp_result *work, mp__parcel *parcel)
-{
-    int r;
-
-    if (!parcel->count)
-        return 0;
-    work->parcel = malloc(sizeof(*work->parcel));
-    if (!work->parcel)
-        return mp__fail(MP_ENOMEM, "out of memory for a task");
-    *work->parcel = *parcel;
-    r = mp__parcel_own(work->parcel);
-    if (r < 0)
-        work->parcel->count = 0;
-    return r;
-}
-
 /* With the lock held. The answer is wanted as a message. */
 static mp_result *new_single(mp_pool *pool, const mp_task_options *options)
 {
@@ -63,7 +46,7 @@ static mp_result *new_single(mp_pool *pool, const mp_task_options *options)
             ? mp__value_pack(args, &work->packed, &parcel)
             : mp__fail(MP_ETYPE, "the arguments of a task are a list: MP_ARGS(...)");
     if (r == 0)
-        r = keep_parcel(work, &parcel);
+        r = mp__work_keep_parcel(&work->parcel, &parcel);
     if (r < 0) {
         mp__work_drop(work);
         return NULL;

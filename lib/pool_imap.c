@@ -16,9 +16,11 @@
 struct mp_imap {
     mp_result *work;
     bool ordered, exhausted;
-    bool reading;    /* a thread reads input, without the lock */
-    bool told;       /* that the whole was given up */
-    int input_error; /* what the generator returned, to be told once */
+    bool reading; /* a thread reads input, without the lock: */
+    pthread_t reader;
+    unsigned fetchers; /* threads in mp_imap_next */
+    bool told;         /* that the whole was given up */
+    int input_error;   /* what the generator returned, to be told once */
     char input_text[480];
     size_t read, fetched; /* items so far */
     size_t *free_places;  /* a stack of places, if it is not ordered */
@@ -33,21 +35,21 @@ struct mp_imap {
 typedef struct {
     mp_call call; /* first */
     mp__imap_item *item;
-    mp__parcel parcel;
     bool spread;
 } intake;
 
 static int take_item(mp_call *call, msgpack_object value)
 {
     intake *in = (intake *)call;
+    mp__parcel parcel;
     int r;
 
     if (in->spread && value.type != MSGPACK_OBJECT_ARRAY)
         return mp__fail(MP_ETYPE, "an item with .spread is a list of arguments: mp_list(...)");
     in->item->packed.size = 0;
-    in->parcel.count = 0;
-    r = mp__value_pack(in->spread ? value : mp__list(1, &value), &in->item->packed, &in->parcel);
-    return r == 0 ? mp__parcel_own(&in->parcel) : r;
+    parcel.count = 0;
+    r = mp__value_pack(in->spread ? value : mp__list(1, &value), &in->item->packed, &parcel);
+    return r == 0 ? mp__work_keep_parcel(&in->item->parcel, &parcel) : r;
 }
 
 /* The next item into its place. 0, MP_EEOF, or why there is none. Without the lock. */
@@ -68,14 +70,8 @@ static int read_item(mp_imap *imap, mp__imap_item *item)
         r = imap->read == in->count ? MP_EEOF
                                     : take_item(&to.call, mp__work_element(in, imap->read));
     }
-    if (r == 0 && to.parcel.count) {
-        item->parcel = malloc(sizeof(*item->parcel));
-        r = item->parcel ? 0 : mp__fail(MP_ENOMEM, "out of memory for an item");
-        if (r == 0)
-            *item->parcel = to.parcel;
-    }
     if (r != 0)
-        mp__parcel_close(&to.parcel);
+        mp__work_free_parcel(&item->parcel); /* it changed its mind */
     return r;
 }
 
@@ -114,6 +110,7 @@ static void refill(mp_imap *imap)
     if (imap->reading)
         return;
     imap->reading = true;
+    imap->reader = pthread_self();
     while (!imap->exhausted && !work->settled && imap->read - imap->fetched < work->window) {
         size_t place = place_for(imap);
         mp__imap_item *item = &work->items[place];
@@ -136,7 +133,8 @@ static void refill(mp_imap *imap)
     }
     imap->reading = false;
     mp__crew_dispatch(pool);
-    mp__pool_announce(pool);
+    if (imap->fetchers > 1)
+        mp__pool_announce(pool);
 }
 
 /* ---- output ---- */
@@ -186,10 +184,7 @@ static int fetch(mp_imap *imap, size_t place, mp_message *message)
     }
     mp__message_reset(&item->value);
     mp__buffer_reset(&item->packed, 64 * 1024);
-    if (item->parcel)
-        mp__parcel_close(item->parcel);
-    free(item->parcel);
-    item->parcel = NULL;
+    mp__work_free_parcel(&item->parcel);
     item->answered = false;
     imap->fetched++;
     if (!imap->ordered) {
@@ -217,11 +212,25 @@ static int at_the_end(mp_imap *imap)
              : mp__fail(MP_EEOF, "all items were answered and fetched");
 }
 
+static int next(mp_imap *imap, mp_message *message, int64_t deadline)
+{
+    size_t place = 0;
+    bool found;
+    int r;
+
+    do {
+        refill(imap);
+        r = mp__pool_drive(imap->work->pool, has_news, imap, deadline);
+        found = r == 0 && next_place(imap, &place);
+    } while (r == 0 && !found && !is_over(imap));
+    if (found)
+        return fetch(imap, place, message);
+    return r == 0 ? at_the_end(imap) : r;
+}
+
 int mp_imap_next(mp_imap *imap, mp_message *message, double timeout)
 {
     int64_t deadline = mp__clock_deadline(timeout);
-    size_t place = 0;
-    bool found;
     int r;
 
     if (!imap || !message)
@@ -229,15 +238,12 @@ int mp_imap_next(mp_imap *imap, mp_message *message, double timeout)
     r = mp__pool_enter(imap->work->pool);
     if (r < 0)
         return r;
-    do {
-        refill(imap);
-        r = mp__pool_drive(imap->work->pool, has_news, imap, deadline);
-        found = r == 0 && next_place(imap, &place);
-    } while (r == 0 && !found && !is_over(imap));
-    if (found)
-        r = fetch(imap, place, message);
-    else if (r == 0)
-        r = at_the_end(imap);
+    imap->fetchers++;
+    if (imap->reading && mp__is_here(imap->reader))
+        r = mp__fail(MP_EDEADLOCK, "a generator cannot fetch from the imap it feeds");
+    else
+        r = next(imap, message, deadline);
+    imap->fetchers--;
     mp__pool_leave(imap->work->pool);
     return r;
 }

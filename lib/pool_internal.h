@@ -195,6 +195,13 @@ int mp__work_append(mp_result *work, size_t first, size_t count);
 /* Takes up to max items in a row: how many. */
 size_t mp__work_take(mp_result *work, size_t max, size_t *first);
 
+/*
+ * Duplicates of descriptors that were lent, kept until they are freed; none: NULL stays.
+ * No copy of this process has them.
+ */
+int mp__work_keep_parcel(mp__parcel **parcel, const mp__parcel *lent);
+void mp__work_free_parcel(mp__parcel **parcel);
+
 /* An item of an array as a value that lends what it points to. */
 msgpack_object mp__work_element(const mp_items *in, size_t index);
 

@@ -14,6 +14,7 @@
 
 #include "clock_internal.h"
 #include "error_internal.h"
+#include "hooks_internal.h"
 #include "fd_internal.h"
 
 /* ---- life ---- */
@@ -62,12 +63,79 @@ void mp__work_hold(mp_result *work)
     work->refs++;
 }
 
-static void free_parcel(mp__parcel **parcel)
+/* Descriptors that lie here until they are handed out. Changed only while forks are held. */
+typedef struct kept kept;
+struct kept {
+    mp__parcel parcel; /* first */
+    kept *previous, *next;
+};
+
+static kept *all_kept;
+
+/* Whoever copies this process gets none of them. */
+static void after_fork(bool ours)
 {
-    if (*parcel)
-        mp__parcel_close(*parcel);
-    free(*parcel);
+    (void)ours;
+    for (kept *k = all_kept; k; k = k->next)
+        for (size_t i = 0; i < k->parcel.count; i++)
+            mp__fd_close(k->parcel.fds[i]);
+    all_kept = NULL;
+}
+
+static void enlist(kept *k)
+{
+    k->next = all_kept;
+    if (all_kept)
+        all_kept->previous = k;
+    all_kept = k;
+}
+
+static void delist(kept *k)
+{
+    if (k->previous)
+        k->previous->next = k->next;
+    else
+        all_kept = k->next;
+    if (k->next)
+        k->next->previous = k->previous;
+}
+
+int mp__work_keep_parcel(mp__parcel **parcel, const mp__parcel *lent)
+{
+    kept *k;
+    int r;
+
+    if (!lent->count)
+        return 0;
+    mp__hooks_after_fork(after_fork);
+    k = calloc(1, sizeof(*k));
+    if (!k)
+        return mp__fail(MP_ENOMEM, "out of memory for a task");
+    k->parcel = *lent;
+    mp__hooks_hold_forks();
+    r = mp__parcel_own(&k->parcel);
+    if (r == 0)
+        enlist(k);
+    mp__hooks_let_forks();
+    if (r == 0)
+        *parcel = &k->parcel;
+    else
+        free(k);
+    return r;
+}
+
+void mp__work_free_parcel(mp__parcel **parcel)
+{
+    kept *k = (kept *)*parcel;
+
+    if (!k)
+        return;
     *parcel = NULL;
+    mp__hooks_hold_forks();
+    delist(k);
+    mp__parcel_close(&k->parcel);
+    mp__hooks_let_forks();
+    free(k);
 }
 
 void mp__work_drop(mp_result *work)
@@ -76,10 +144,10 @@ void mp__work_drop(mp_result *work)
         return;
     for (size_t i = 0; work->items && i < work->window; i++) {
         mp__buffer_done(&work->items[i].packed);
-        free_parcel(&work->items[i].parcel);
+        mp__work_free_parcel(&work->items[i].parcel);
         mp_message_clear(&work->items[i].value);
     }
-    free_parcel(&work->parcel);
+    mp__work_free_parcel(&work->parcel);
     mp__buffer_done(&work->packed);
     mp_message_clear(&work->value);
     free(work->items);
@@ -133,7 +201,7 @@ static void finish(mp_result *work)
     mp_pool *pool = work->pool;
 
     work->settled = true;
-    free_parcel(&work->parcel); /* nobody needs it any more */
+    mp__work_free_parcel(&work->parcel); /* nobody needs it any more */
     if (work->failed ? work->options.error_callback : work->options.callback) {
         put_last(&pool->done, &pool->done_last, work);
         mp__pool_announce(pool);

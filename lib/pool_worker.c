@@ -31,6 +31,12 @@
 #define GROW_SIZE ((size_t)1 << 20) /* memory is reserved as bytes come, in such steps at first */
 #define KEEP_MAX ((size_t)4 << 20)  /* memory kept for the next item */
 
+/* A function the pool has named; why it is not to be found in this process, or NULL. */
+struct function {
+    mp_function call;
+    char *why;
+};
+
 static struct {
     int index;
     int fd;
@@ -41,10 +47,9 @@ static struct {
     mp__buffer in;   /* what was read */
     size_t in_done;  /* and used */
     mp__parcel came; /* descriptors of the frames to come */
-    mp_function *functions;
+    struct function *functions;
     size_t function_count;
-    char lacking[480]; /* why one of them cannot be found here */
-    mp__frame task;    /* the one at work */
+    mp__frame task; /* the one at work */
     mp_call call;
     const mp_error *last; /* of this thread */
     mp__buffer out;       /* the answer of the item at work */
@@ -146,13 +151,6 @@ static void answer_error(uint64_t item, const mp__wire_error *error)
         NULL);
 }
 
-/* Stands in for a function that is not to be found in this process. */
-static int lack(mp_call *call)
-{
-    (void)call;
-    return MP_EFUNCTION;
-}
-
 /* Why a function failed: what it raised, or the last error it met. */
 static void explain(const mp_call *call, int code, int encoding_error, mp__wire_error *why)
 {
@@ -239,10 +237,11 @@ static bool claim(uint64_t item)
 
 static void answer_failure(uint64_t item, int code)
 {
+    const char *lacking = me.functions[me.task.function].why;
     mp__wire_error why = { .code = MP_EFUNCTION };
 
-    if (me.functions[me.task.function] == lack)
-        (void)snprintf(why.text, sizeof(why.text), "%s", me.lacking);
+    if (lacking)
+        (void)snprintf(why.text, sizeof(why.text), "%s", lacking);
     else
         explain(&me.call, code, me.encoding_error, &why);
     answer_error(item, &why);
@@ -261,6 +260,7 @@ static void tidy_up(void)
 
 static void run(uint64_t item)
 {
+    const struct function *function = &me.functions[me.task.function];
     int code;
 
     me.encoding_error = 0;
@@ -269,7 +269,7 @@ static void run(uint64_t item)
     me.call.index = (size_t)(me.task.index + (item - me.task.item));
     if (me.last->code)
         mp_clear_error();
-    code = me.functions[me.task.function](&me.call);
+    code = function->why ? MP_EFUNCTION : function->call(&me.call);
     if (!code && !me.call.answered && mp__is_raw((enum mp__slot_type)me.task.out_type))
         code = mp_raise(&me.call, MP_ECOUNT, "it returned no value, and one is expected");
     if (code)
@@ -369,10 +369,11 @@ static bool read_body(uint64_t size, mp__buffer *bytes)
 
 static bool read_function(const mp__frame *frame)
 {
-    mp_function *more = realloc(me.functions, (me.function_count + 1) * sizeof(*more));
+    struct function *more = realloc(me.functions, (me.function_count + 1) * sizeof(*more));
     mp__buffer bytes = { 0 };
     mp__function description;
     void (*found)(void) = NULL;
+    char *why = NULL;
     bool there = read_body(frame->size, &bytes);
 
     if (!more)
@@ -381,10 +382,11 @@ static bool read_function(const mp__frame *frame)
         give_up();
     me.functions = more;
     if (there && mp__function_find(&description, &found) < 0) {
-        found = (void (*)(void))lack;
-        (void)snprintf(me.lacking, sizeof(me.lacking), "%.470s", mp_last_error()->text);
+        why = strdup(mp_last_error()->text);
+        if (!why)
+            give_up();
     }
-    me.functions[me.function_count++] = (mp_function)found;
+    me.functions[me.function_count++] = (struct function){ (mp_function)found, why };
     mp__buffer_done(&bytes);
     return there;
 }
@@ -519,6 +521,8 @@ static void after_fork(bool ours)
     mp__parcel_close(&me.out_parcel);
     mp__buffer_done(&me.in);
     mp__buffer_done(&me.out);
+    for (size_t i = 0; i < me.function_count; i++)
+        free(me.functions[i].why);
     free(me.functions);
     me.index = me.fd = me.wake = -1;
     me.shared = NULL;

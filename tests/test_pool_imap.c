@@ -251,6 +251,68 @@ static void an_item_that_is_taken_back_leaves_no_descriptor(void **state)
     mp_pool_free(pool);
 }
 
+/* The descriptor is only lent as long as the item is not taken. */
+static int give_what_cannot_be_packed(void *state, mp_call *item)
+{
+    return mp_return(item, mp_list((mp_connection *)state, mp_dict("a key without a value")));
+}
+
+static void an_item_that_cannot_be_packed_takes_nothing(void **state)
+{
+    mp_pool *pool = make_pool(.processes = 1);
+    mp_message message = MP_MESSAGE_INIT;
+    mp_connection *here, *there;
+    mp_imap *imap;
+
+    (void)state;
+    assert_int_equal(mp_pipe(&here, &there), 0);
+    imap = mp_pool_imap(pool, echo, MP_GENERATE(give_what_cannot_be_packed, there));
+    assert_non_null(imap);
+    assert_true(mp_imap_next(imap, &message, PATIENCE) < 0);
+    mp_imap_free(imap);
+    assert_int_equal(mp_connection_send(there, 5), 0);
+    assert_int_equal(mp_connection_recv(here, &message), 0);
+    mp_message_clear(&message);
+    mp_connection_free(here);
+    mp_connection_free(there);
+    mp_pool_free(pool);
+}
+
+typedef struct {
+    mp_imap *imap;
+    long given;
+    int r;
+} self_fed;
+
+static int fetch_from_itself(void *state, mp_call *item)
+{
+    mp_message message = MP_MESSAGE_INIT;
+    self_fed *s = state;
+
+    if (s->imap)
+        s->r = mp_imap_next(s->imap, &message, PATIENCE);
+    mp_message_clear(&message);
+    return s->given == 2 ? MP_EEOF : mp_return(item, s->given++);
+}
+
+static void a_generator_cannot_fetch_from_the_imap_it_feeds(void **state)
+{
+    mp_pool *pool = make_pool(.processes = 1);
+    mp_message message = MP_MESSAGE_INIT;
+    self_fed s = { .imap = NULL };
+    mp_imap *imap = mp_pool_imap(pool, echo, MP_GENERATE(fetch_from_itself, &s), .window = 1);
+
+    (void)state;
+    s.imap = imap;
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(mp_imap_next(imap, &message, PATIENCE), 0);
+    assert_int_equal(s.r, MP_EDEADLOCK);
+    assert_int_equal(mp_imap_next(imap, &message, PATIENCE), MP_EEOF);
+    mp_imap_free(imap);
+    mp_message_clear(&message);
+    mp_pool_free(pool);
+}
+
 /* The first item waits; the others come. */
 static void unordered_answers_come_as_they_are_ready(void **state)
 {
@@ -693,6 +755,8 @@ static const struct CMUnitTest tests[] = {
     UNDER_EACH(an_imap_that_was_fetched_does_not_keep_a_closed_pool_from_ending),
     UNDER_EACH(threads_may_share_an_imap),
     UNDER_EACH(an_item_that_is_taken_back_leaves_no_descriptor),
+    UNDER_EACH(an_item_that_cannot_be_packed_takes_nothing),
+    UNDER_EACH(a_generator_cannot_fetch_from_the_imap_it_feeds),
     UNDER_EACH(what_an_imap_was_given_is_done_when_the_pool_closes),
     UNDER_EACH(an_imap_outlives_its_pool),
     UNDER_EACH(fetching_without_an_imap_or_a_message_is_an_error),

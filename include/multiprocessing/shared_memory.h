@@ -68,6 +68,7 @@ typedef struct mp_shared_memory_options {
  *                with a slash, or ".", "..", or none
  *   MP_ENAMETOOLONG  a name of more than 254 bytes
  *   MP_ENOSPC    the file system of the names (/dev/shm) is full
+ *   -EFBIG       larger than the limit of file sizes (ulimit -f)
  *   MP_EAGAIN    somebody is making it: it has no size yet; try again
  *   MP_EACCES, MP_EMFILE, MP_ENFILE, MP_ENOMEM
  */
