@@ -9,6 +9,7 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdio_ext.h>
 #include <unistd.h>
@@ -53,6 +54,19 @@ void mp__clean_signals(uint64_t signals)
             reset(sig);
 }
 
+#ifdef __GLIBC__
+/* Whether stdin holds what was read ahead. It is only looked at: to write to it costs a copy of it. */
+static bool has_read_ahead(void)
+{
+    return stdin->_IO_read_ptr != stdin->_IO_read_end || stdin->_IO_save_base || stdin->_mode > 0;
+}
+#else
+static bool has_read_ahead(void)
+{
+    return true; /* nobody knows */
+}
+#endif
+
 void mp__clean_up(uint64_t signals)
 {
     sigset_t none;
@@ -65,5 +79,6 @@ void mp__clean_up(uint64_t signals)
     if (null >= 0)
         (void)dup2(null, STDIN_FILENO); /* on failure it reads what its parent reads */
     mp__fd_drop(&null);
-    __fpurge(stdin); /* what the parent has read ahead is the parent's */
+    if (has_read_ahead())
+        __fpurge(stdin); /* it is the parent's */
 }

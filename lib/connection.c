@@ -144,11 +144,6 @@ int mp__connection_adopt_socket(int *fd, mp_connection **connection)
     return r;
 }
 
-void mp__connection_share(mp_connection *c)
-{
-    c->is_internal = false;
-}
-
 static int abilities_of(int fd, int flags, mode_t mode)
 {
     struct sockaddr_storage name = { .ss_family = AF_UNSPEC };
@@ -592,26 +587,6 @@ int mp_connection_recv_bytes_into(mp_connection *c, void *buffer, size_t capacit
     if (r == 0)
         mp__parcel_close(&c->parcel);
     (void)pthread_mutex_unlock(&c->reading);
-    return r;
-}
-
-int mp__connection_recv_exactly(mp_connection *c, void *buffer, size_t size, mp__parcel *parcel)
-{
-    size_t got = 0;
-    int fd = mp__connection_readable_fd(c);
-    int r;
-
-    if (fd < 0)
-        return fd;
-    (void)pthread_mutex_lock(&c->reading);
-    r = receive_into(c, fd, buffer, size, &got);
-    *parcel = c->parcel;
-    c->parcel.count = 0;
-    (void)pthread_mutex_unlock(&c->reading);
-    if (r == MP_ETOOSHORT || (r == 0 && got != size))
-        r = mp__fail(MP_EPROTOCOL, "an answer of %zu bytes, not %zu", got, size);
-    if (r < 0)
-        mp__parcel_close(parcel);
     return r;
 }
 

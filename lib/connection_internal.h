@@ -15,22 +15,12 @@
  */
 int mp__connection_adopt_socket(int *fd, mp_connection **connection);
 
-/* Copies made by hand keep it. */
-void mp__connection_share(mp_connection *connection);
-
 /* Receives one message as bytes, which are message->own's, and its descriptors. */
 int mp__connection_recv_raw(mp_connection *connection, mp_message *message);
 
 /* Sends a packed value and its descriptors as one message. */
 int mp__connection_send_packed(
     mp_connection *connection, const void *data, size_t size, const mp__parcel *parcel);
-
-/*
- * Receives one message of exactly size bytes without any allocation, and the
- * descriptors that came with it, which are the caller's. MP_EPROTOCOL for another size.
- */
-int mp__connection_recv_exactly(
-    mp_connection *connection, void *buffer, size_t size, mp__parcel *parcel);
 
 /* The descriptor to receive from, or MP_ECLOSED, MP_EDIRECTION. */
 int mp__connection_readable_fd(const mp_connection *connection);

@@ -24,11 +24,8 @@ static atomic_int interrupt_writer = -1; /* what the signal handler may use */
 
 void mp__fd_close(int fd)
 {
-    int saved = errno;
-
     if (fd >= 0)
         (void)close(fd); /* the descriptor is gone whatever it says */
-    errno = saved;
 }
 
 void mp__fd_close_all(const int *fds, size_t count)
@@ -109,6 +106,8 @@ bool mp__fd_interruptible(void)
 
 void mp__fd_after_fork(void)
 {
+    if (!mp__fd_interruptible())
+        return; /* not even a page is written */
     atomic_store(&interrupt_writer, -1);
     mp__fd_drop(&interrupt_pipe[0]);
     mp__fd_drop(&interrupt_pipe[1]);

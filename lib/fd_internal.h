@@ -17,7 +17,7 @@
 #define MP__FD_LOW 3
 #define MP__FDS_MAX 253 /* descriptors the kernel carries in one message */
 
-/* -1 is harmless; errno is kept. */
+/* -1 is harmless. */
 void mp__fd_close(int fd);
 void mp__fd_close_all(const int *fds, size_t count);
 

@@ -1,14 +1,18 @@
 /* SPDX-License-Identifier: MIT
  *
  * forkserver.c - the server: a small single-threaded process that keeps two
- * children forked ahead, the spares. One of them reads the next request itself,
- * answers it, tells the server that it is taken and becomes the child; so
- * nothing but the request stands between start and the child's first line, and
- * the next start does not wait for the fork that fills the gap. A nursery, which
- * is a server made by fork, forks one spare, and only on demand.
+ * children forked ahead, the spares. Each holds an end of a socket pair whose other
+ * end the owner has, and is offered to the owner: its pid and descriptor. To start a
+ * child the owner takes an offer and writes the request into that socket: neither
+ * the server nor an answer stands between start and the child's first line. A
+ * nursery, which is a server made by fork, has no spares but those it was asked for.
  *
- * The server forks spares, reaps, and writes exit codes into the status pipe.
- * It ends when its owner's end of the channel closes.
+ * The owner makes the pairs and sends the ends ahead, some at a time: sockets that
+ * lie in a socket make every close of one dear, in the whole system.
+ *
+ * The server forks spares, reaps, and writes exit codes into the status pipe. What
+ * an owner has taken it hears from the owner, when that has no offer left, or by the
+ * end of the child. It ends when its owner's end of the channel closes.
  */
 #include "forkserver_internal.h"
 
@@ -16,7 +20,6 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,150 +35,80 @@
 #include "log_internal.h"
 #include "orders_internal.h"
 #include "pid_internal.h"
-#include "shm_internal.h"
 #include "socket_internal.h"
-
-#define SPARES 2
-
-/* How far a spare is: what its death means depends on it. */
-enum progress { IDLE, READING, TAKEN };
-
-/* What the server and its spares share. */
-struct shared {
-    _Atomic uint64_t serial; /* of the last request; changed by whose turn it is */
-    struct {
-        _Atomic uint64_t serial; /* of the request it took */
-        atomic_int progress;
-    } spares[SPARES];
-};
 
 struct child_entry {
     pid_t pid;
     uint64_t serial;
+    bool offered;
 };
 
 static struct server {
-    mp_connection *channel; /* to the owner; the spare reads it */
+    mp_connection *channel; /* to the owner */
     int report;             /* the status pipe, non-blocking */
-    int taken[2];           /* for each spare that was taken: its place, a byte */
-    int alive[2];           /* ends when the server ends; the spare watches it */
-    pid_t pid;
-    pid_t spares[SPARES]; /* 0: there is none */
-    struct shared *shared;
-    int turn; /* who has locked its record reads the next request: see wait_for_turn */
+    int alive[2];           /* ends when the server ends; the spares watch it */
+    int owner;              /* descriptor of the owner: what its children watch their parent by */
+    int ends[MP__ENDS_MAX]; /* for spares to come, in order */
+    size_t end_count;
     struct child_entry *children;
     size_t count, capacity;
-    int self;          /* descriptor of the spare itself; -1 in the server */
-    uint64_t signals;  /* what a spare has to reset */
-    bool on_demand;    /* a spare is forked when a request has come, not before */
-    bool wanted;       /* one has */
-    mp__buffer unsent; /* statuses the pipe had no room for */
+    uint64_t serial;     /* of the last spare */
+    uint64_t used;       /* all up to that one were taken */
+    size_t idle;         /* spares that were not taken, as far as known */
+    size_t wanted;       /* how many there shall be now */
+    uint64_t waiting;    /* the number of the request whose owner waits for an offer; 0: none */
+    uint64_t signals;    /* what a spare has to reset */
+    bool on_demand;      /* no spare is forked but on request */
+    mp_message exercise; /* for its spares, so that they are warm */
+    mp__buffer unsent;   /* statuses the pipe had no room for */
 } server;
 
 /* ---- the spare ---- */
 
-static bool has_request(void)
-{
-    struct pollfd one = { .fd = mp_connection_fileno(server.channel), .events = POLLIN };
-
-    return poll(&one, 1, 0) > 0;
-}
-
 /* Waits for a request; without a server there is no reason to, and nobody who would reap. */
-static void wait_for_request(void)
+static void wait_for_request(int end)
 {
     struct pollfd fds[3] = {
-        { .fd = mp_connection_fileno(server.channel), .events = POLLIN },
+        { .fd = end, .events = POLLIN },
         { .fd = server.alive[0], .events = POLLIN },
     };
 
-    if (mp__fd_poll(fds, 2, INT64_MAX) < 0 || fds[1].revents || getppid() != server.pid)
-        _exit(0); /* a spare that was forked just then may hold the pipe open a little longer */
+    if (mp__fd_poll(fds, 2, INT64_MAX) < 0 || !(fds[0].revents & POLLIN))
+        _exit(0);
 }
 
-/*
- * Tells the owner who took the request of that serial, or a negative code: nobody.
- * A second answer to it is ignored there.
- */
-static int answer(uint64_t serial, long pid)
-{
-    mp__answer words = { pid, serial };
-    mp__parcel parcel = { .count = 0 };
-
-    if (server.self >= 0)
-        parcel.fds[parcel.count++] = server.self;
-    return mp__connection_send_packed(server.channel, &words, sizeof(words), &parcel);
-}
-
+/* It is not the server. Memory is not given back: that would only cost a copy of each page. */
 static void leave_server(mp__child *child)
 {
     child->report = server.report;
-    mp_connection_free(server.channel);
-    mp__fd_close_all(server.taken, 2);
-    mp__fd_close(server.alive[0]);
-    mp__fd_close(server.self);
-    mp__shm_unmap(server.shared, sizeof(*server.shared));
-    free(server.children);
-    mp__buffer_done(&server.unsent);
-    memset(&server, 0, sizeof(server));
+    child->parent_fd = server.owner;
+    child->serial = server.serial;
+    mp__fd_close_all(server.ends + 1, server.end_count - 1);
+    mp__fd_close(server.alive[1]);
 }
 
 /*
- * Waits until no other spare is before this one, asleep and for as long as it takes. A
- * record lock goes with its process, however that ends, and is not inherited.
+ * Returns in the child. What is done before the request comes does not stand in its way.
+ * A spare whose offer was dropped, and one that cannot read its request, just ends.
  */
-static void wait_for_turn(void)
+static void be_spare(mp__child *child)
 {
-    struct flock whole = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
-
-    while (fcntl(server.turn, F_SETLKW, &whole) < 0)
-        if (errno != EINTR)
-            _exit(1);
-    for (int i = 0; i < SPARES; i++)
-        if (atomic_load(&server.shared->spares[i].progress) == READING)
-            _exit(1); /* it died: the rest of its request is no request */
-}
-
-/* With the turn, which goes to the next one when the owner knows who took it. */
-static int read_request(uint8_t place, mp__child *child)
-{
+    mp_connection *channel = NULL;
     mp__server_orders orders;
     int r;
 
-    child->serial = atomic_fetch_add(&server.shared->serial, 1) + 1;
-    atomic_store(&server.shared->spares[place].serial, child->serial);
-    atomic_store(&server.shared->spares[place].progress, READING);
-    r = mp__orders_receive(server.channel, child, &orders);
+    leave_server(child);
+    mp__clean_up(server.signals & ~MP__SIGNAL(SIGINT));
+    if (mp__connection_adopt_socket(&server.ends[0], &channel) < 0)
+        mp__bootstrap_fail();
+    if (server.exercise.own)
+        mp__orders_practise(channel, &server.exercise);
+    wait_for_request(mp_connection_fileno(channel));
+    mp__fd_close(server.alive[0]);
+    r = mp__orders_receive(channel, child, &orders);
     if (!child->told)
         _exit(r == MP_EEOF ? 0 : 1);
-    atomic_store(&server.shared->spares[place].progress, TAKEN);
-    return r;
-}
-
-/*
- * Returns in the child. A request that was begun and cannot be read leaves the
- * channel in the middle of a message: the server hears of it by the exit code
- * and gives up.
- */
-static void be_spare(uint8_t place, mp__child *child)
-{
-    int r;
-
-    mp__fd_drop(&server.alive[1]);
-    mp__clean_up(server.signals & ~MP__SIGNAL(SIGINT));
-    if (!has_request())
-        mp__orders_rehearse();
-    if (mp__pid_has_descriptors())
-        server.self = mp__pid_open(getpid());
-    wait_for_turn();
-    wait_for_request();
-    r = read_request(place, child);
-    if (answer(child->serial, (long)getpid()) < 0)
-        _exit(1);
-    mp__fd_drop(&server.turn); /* which unlocks it */
-    if (write(server.taken[1], &place, 1) != 1)
-        _exit(1);
-    leave_server(child);
+    mp_connection_free(channel);
     mp__clean_signals(MP__SIGNAL(SIGINT)); /* from now on it is meant for us, too */
     if (r < 0) {
         mp__log_last_words("cannot begin: %s", mp_last_error()->text);
@@ -192,36 +125,90 @@ void mp__forkserver_report(const mp__child *child, int exitcode)
         return; /* the server will tell, later */
 }
 
-/* ---- the server ---- */
+/* ---- the server: its children ---- */
 
-static int remember(pid_t pid, uint64_t serial)
+static int make_room(void)
 {
-    if (server.count == server.capacity) {
-        size_t capacity = server.capacity ? 2 * server.capacity : 64;
-        struct child_entry *more = realloc(server.children, capacity * sizeof(*more));
+    size_t capacity = server.capacity ? 2 * server.capacity : 64;
+    struct child_entry *more;
 
-        if (!more)
-            return mp__fail(MP_ENOMEM, "out of memory in the fork server");
-        server.children = more;
-        server.capacity = capacity;
-    }
-    server.children[server.count++] = (struct child_entry){ pid, serial };
+    if (server.count < server.capacity)
+        return 0;
+    more = realloc(server.children, capacity * sizeof(*more));
+    if (!more)
+        return MP_ENOMEM;
+    server.children = more;
+    server.capacity = capacity;
     return 0;
 }
 
-/* The serial of a child that has ended, which is forgotten; 0 for one of somebody else. */
-static uint64_t forget(pid_t pid)
+/* Tells the owner of the last spare, or why there is none. A dead owner does not matter here. */
+static int offer(int64_t pid, int descriptor)
 {
-    for (size_t i = 0; i < server.count; i++) {
-        uint64_t serial = server.children[i].serial;
+    mp__offer words = { pid, server.serial, server.waiting };
 
-        if (server.children[i].pid != pid)
-            continue;
-        server.children[i] = server.children[--server.count];
-        return serial;
-    }
-    return 0;
+    return mp__fd_send(mp_connection_fileno(server.channel),
+        &(struct iovec){ &words, sizeof(words) }, 1, &descriptor, descriptor >= 0);
 }
+
+static int offer_spare(struct child_entry *spare)
+{
+    bool has_descriptor = mp__pid_has_descriptors();
+    int descriptor = has_descriptor ? mp__pid_open(spare->pid) : -1;
+    int r = has_descriptor && descriptor < 0 ? descriptor : offer((int64_t)spare->pid, descriptor);
+
+    mp__fd_close(descriptor);
+    spare->offered = r == 0;
+    server.idle += spare->offered;
+    return r;
+}
+
+/* The end is the spare's alone: that of the one is the end of the other. */
+static void shift_ends(void)
+{
+    mp__fd_close(server.ends[0]);
+    memmove(server.ends, server.ends + 1, --server.end_count * sizeof(*server.ends));
+}
+
+/* Forks a spare and offers it. 1 in the child that it became, else 0 or a code. */
+static int fork_spare(mp__child *child)
+{
+    pid_t pid;
+
+    if (make_room() < 0)
+        return MP_ENOMEM;
+    server.serial++;
+    pid = fork();
+    if (pid == 0) {
+        be_spare(child);
+        return 1;
+    }
+    if (pid < 0) {
+        server.serial--;
+        return -errno;
+    }
+    shift_ends();
+    server.children[server.count++] = (struct child_entry){ pid, server.serial, false };
+    return offer_spare(&server.children[server.count - 1]);
+}
+
+/* As many as there shall be. True in the child that a spare became. */
+static bool fork_spares(mp__child *child)
+{
+    int r = 0;
+
+    while (server.idle < server.wanted && server.end_count && r == 0)
+        r = fork_spare(child);
+    if (r > 0)
+        return true;
+    if (r < 0 && server.waiting && !server.idle)
+        (void)offer(r, -1);
+    server.wanted = 0; /* what cannot be now is not tried again before it is wanted again */
+    server.waiting = 0;
+    return false;
+}
+
+/* ---- the server: exit codes ---- */
 
 static void flush_statuses(void)
 {
@@ -244,93 +231,32 @@ static void put_status(uint64_t serial, int status)
     flush_statuses();
 }
 
-static int fork_error;
-
-/* Forks a spare for that place. True in the child that a spare became. */
-static bool fork_spare(uint8_t place, mp__child *child)
+/* Not taken, as far as the server knows. */
+static bool is_idle(const struct child_entry *child)
 {
-    pid_t pid;
-
-    atomic_store(&server.shared->spares[place].progress, IDLE);
-    pid = fork();
-    if (pid == 0) {
-        be_spare(place, child);
-        return true;
-    }
-    fork_error = pid < 0 ? -errno : 0; /* tried again at the next event or in a moment */
-    server.spares[place] = pid > 0 ? pid : 0;
-    return false;
+    return child->offered && child->serial > server.used;
 }
 
-static bool has_spare(void)
+/* A spare has ended, as one or as the child that it became: another one takes its place. */
+static void replace_spare(void)
 {
-    for (int i = 0; i < SPARES; i++)
-        if (server.spares[i])
-            return true;
-    return false;
+    server.idle--;
+    if (!server.on_demand)
+        server.wanted = MP__SPARES;
 }
 
-/* As many as there shall be. True in the child that a spare became. */
-static bool fork_spares(mp__child *child)
+static void bury(pid_t pid, int status)
 {
-    int wanted = server.on_demand ? server.wanted : SPARES;
+    for (size_t i = 0; i < server.count; i++) {
+        struct child_entry entry = server.children[i];
 
-    for (uint8_t i = 0; i < wanted; i++)
-        if (!server.spares[i] && fork_spare(i, child))
-            return true;
-    return false;
-}
-
-/* Without a spare the server itself answers: no. */
-static void refuse(void)
-{
-    mp__child nobody = { .report = -1 };
-    mp__server_orders orders;
-
-    (void)mp__orders_receive(server.channel, &nobody, &orders);
-    if (!nobody.told || answer(atomic_fetch_add(&server.shared->serial, 1) + 1, fork_error) < 0)
-        _exit(1);
-    mp_message_clear(&nobody.request);
-    mp_message_clear(&nobody.call.arguments);
-    mp__fd_close(nobody.lifeline);
-    mp__fd_close(nobody.life);
-    mp__fd_close(nobody.parent_fd);
-    server.wanted = false;
-    fork_error = 0;
-}
-
-/* The spare is a child from now on, and its place free. */
-static void graduate(int place)
-{
-    if (remember(server.spares[place], atomic_load(&server.shared->spares[place].serial)) < 0)
-        mp__bootstrap_fail();
-    server.spares[place] = 0;
-}
-
-static void note_taken(void)
-{
-    uint8_t place;
-
-    while (read(server.taken[0], &place, 1) == 1)
-        if (place < SPARES && server.spares[place])
-            graduate(place);
-}
-
-/* A spare died before it said that it was taken. */
-static void lose_spare(int place)
-{
-    pid_t pid = server.spares[place];
-
-    switch (atomic_load(&server.shared->spares[place].progress)) {
-    case IDLE:
-        server.spares[place] = 0;
-        break;
-    case TAKEN: /* killed in between: its owner may know of it, or not */
-        (void)answer(atomic_load(&server.shared->spares[place].serial), (long)pid);
-        graduate(place);
-        break;
-    default:
-        _exit(1); /* it took half a request with it: the channel is no use any more */
+        if (entry.pid != pid)
+            continue;
+        server.children[i] = server.children[--server.count];
+        if (is_idle(&entry))
+            replace_spare();
+        put_status(entry.serial, status);
+        return;
     }
 }
 
@@ -339,17 +265,38 @@ static void reap(void)
     int status;
     pid_t pid;
 
-    while ((pid = waitpid(-1, &status, WNOHANG)) > 0) { /* all children here are ours */
-        uint64_t serial;
+    while ((pid = waitpid(-1, &status, WNOHANG)) > 0) /* all children here are ours */
+        bury(pid, status);
+}
 
-        note_taken();
-        for (int i = 0; i < SPARES; i++)
-            if (pid == server.spares[i])
-                lose_spare(i);
-        serial = forget(pid);
-        if (serial)
-            put_status(serial, status);
-    }
+/* ---- the server: its owner ---- */
+
+/* All up to that serial are children now. */
+static void graduate(uint64_t used)
+{
+    for (size_t i = 0; i < server.count; i++)
+        if (is_idle(&server.children[i]) && server.children[i].serial <= used)
+            server.idle--;
+    server.used = used;
+}
+
+static void hear(void)
+{
+    mp__wish wish;
+    mp__parcel parcel;
+    bool lost = false;
+    ssize_t n;
+
+    parcel.count = 0;
+    n = mp__fd_receive(mp_connection_fileno(server.channel), &wish, sizeof(wish), parcel.fds,
+        &parcel.count, &lost);
+    if (n != sizeof(wish) || lost || parcel.count > MP__ENDS_MAX - server.end_count)
+        _exit(0); /* nobody is there any more, or it cannot be understood */
+    memcpy(server.ends + server.end_count, parcel.fds, parcel.count * sizeof(*parcel.fds));
+    server.end_count += parcel.count;
+    graduate(wish.used);
+    server.wanted = wish.count;
+    server.waiting = wish.number;
 }
 
 static void wake_up(int sig)
@@ -373,26 +320,20 @@ static void prepare_signals(void)
 /* Waits for something to do; ends the server with its owner. */
 static void wait_for_events(void)
 {
-    struct pollfd fds[3] = {
-        { .fd = mp_connection_fileno(server.channel), .events = has_spare() ? 0 : POLLIN },
-        { .fd = server.taken[0], .events = POLLIN },
+    struct pollfd fds[2] = {
+        { .fd = mp_connection_fileno(server.channel), .events = POLLIN },
         { .fd = server.unsent.size ? server.report : -1, .events = POLLOUT },
     };
-    struct timespec moment = { 0, 20000000 }; /* until a fork that failed is tried again */
-    bool waits = !fork_error || server.on_demand;
     sigset_t none;
 
     sigemptyset(&none);
-    if (ppoll(fds, 3, waits ? NULL : &moment, &none) < 0 && errno != EINTR)
+    if (ppoll(fds, 2, NULL, &none) < 0 && errno != EINTR)
         _exit(1);
     if (fds[0].revents & (POLLHUP | POLLERR | POLLNVAL))
         _exit(0);
-    server.wanted = (fds[0].revents & POLLIN) != 0;
-    if (server.wanted && (!server.on_demand || fork_error))
-        refuse();
+    if (fds[0].revents)
+        hear();
     if (fds[1].revents)
-        note_taken();
-    if (fds[2].revents)
         flush_statuses();
 }
 
@@ -408,27 +349,24 @@ static void preload(const mp__server_orders *orders)
     (void)fflush(NULL); /* or every child would write it again */
 }
 
+/* What this process may have of a server it is a copy of is of no use. */
 static void open_server(mp_connection *channel, const mp__server_orders *orders)
 {
-    void *shared = NULL;
-
-    server.pid = getpid();
-    server.channel = channel;
-    mp__connection_share(channel); /* with the spares */
-    server.self = -1;
-    server.on_demand = orders->on_demand;
-    server.report = orders->report;
+    server = (struct server){
+        .channel = channel,
+        .report = orders->report,
+        .owner = mp__pid_has_descriptors() ? mp__pid_open(getppid()) : -1,
+        .on_demand = orders->on_demand,
+    };
     mp__log_set_name("ForkServer");
-    server.turn = mp__shm_open(sizeof(*server.shared));
-    if (server.turn < 0 || mp__shm_map(server.turn, sizeof(*server.shared), &shared) < 0 ||
-        mp__socket_pipe(server.taken) < 0 || mp__socket_pipe(server.alive) < 0)
+    if ((server.owner < 0 && mp__pid_has_descriptors()) || mp__socket_pipe(server.alive) < 0)
         mp__bootstrap_fail();
-    server.shared = shared;
-    (void)fcntl(server.taken[0], F_SETFL, O_NONBLOCK);
     (void)fcntl(server.report, F_SETFL, O_NONBLOCK);
     preload(orders);
     prepare_signals();
     server.signals = mp__clean_prepare();
+    if (!server.on_demand)
+        (void)mp__orders_exercise(&server.exercise); /* without, its children are slower */
 }
 
 void mp__forkserver_serve(mp_connection *channel, const mp__server_orders *orders, mp__child *child)

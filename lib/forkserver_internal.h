@@ -14,11 +14,25 @@ typedef struct mp__status {
     int32_t unused; /* 0 */
 } mp__status;
 
-/* The answer to a request; the descriptor of the child comes with it, where there are such. */
-typedef struct mp__answer {
-    int64_t pid; /* or a negative code: it could not be forked */
-    uint64_t serial;
-} mp__answer;
+#define MP__SPARES 2 /* children a fork server has forked ahead */
+#define MP__ENDS_MAX 64
+
+/*
+ * An owner wants spares; it writes this into the channel, with ends of socket pairs for
+ * them. The ends are used in order, each for one offer.
+ */
+typedef struct mp__wish {
+    uint64_t number; /* of those that somebody waits for, which are answered; 0: nobody does */
+    uint64_t used;   /* the serial of the last offer it took: it took all before */
+    uint64_t count;  /* how many there shall be that it has not taken */
+} mp__wish;
+
+/* A spare, with its descriptor where there are such; or why there is none. */
+typedef struct mp__offer {
+    int64_t pid;     /* or a negative code */
+    uint64_t serial; /* of the end it has; or how many ends were used */
+    uint64_t wish;   /* the number of the wish that cannot be fulfilled */
+} mp__offer;
 
 /*
  * Serves at the other end of channel until that is closed. Returns only in a

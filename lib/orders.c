@@ -20,7 +20,7 @@
 #include "log_internal.h"
 #include "socket_internal.h"
 
-#define VERSION 2
+#define VERSION 3
 
 enum role { ROLE_CHILD, ROLE_SERVER };
 
@@ -34,8 +34,8 @@ typedef struct head {
     uint8_t identity[MP__IDENTITY_MAX];
     uint64_t offset; /* of the target, or the hook, in MODULE */
     int64_t parent;
-    int32_t level;                     /* of the log */
-    int32_t lifeline, life, parent_fd; /* places among the descriptors, or -1 */
+    int32_t level;          /* of the log */
+    int32_t lifeline, life; /* places among the descriptors, or -1 */
     int32_t report, on_error;
     uint32_t depth, method;
     uint8_t daemon, has_arguments;
@@ -92,8 +92,8 @@ static int send_parts(
     return r;
 }
 
-int mp__orders_send(mp_connection *channel, const mp__job *job, const char *directory, int lifeline,
-    int life, int parent_fd)
+int mp__orders_send(
+    mp_connection *channel, const mp__job *job, const char *directory, int lifeline, int life)
 {
     const mp__identity *id = &job->identity;
     mp__parcel parcel = { .count = 0 };
@@ -104,7 +104,6 @@ int mp__orders_send(mp_connection *channel, const mp__job *job, const char *dire
         .level = mp_log_get_level(),
         .lifeline = put_descriptor(&parcel, lifeline),
         .life = put_descriptor(&parcel, life),
-        .parent_fd = put_descriptor(&parcel, parent_fd),
         .depth = id->depth,
         .method = id->method,
         .daemon = id->daemon,
@@ -248,8 +247,6 @@ static int receive_child(
 
     if (r == 0)
         r = take_descriptor(&child->request, h->life, &child->life);
-    if (r == 0)
-        r = take_descriptor(&child->request, h->parent_fd, &child->parent_fd);
     if (r == 0 && !(parts[NAME].size && parts[PARENT_NAME].size))
         r = malformed();
     if (r == 0)
@@ -283,37 +280,55 @@ int mp__orders_receive(mp_connection *channel, mp__child *child, mp__server_orde
                           : receive_child(channel, h, parts, child);
 }
 
-/* ---- rehearsing ---- */
+/* ---- practising ---- */
 
-static void rehearse_with(mp_connection *sender, mp_connection *receiver)
+static int send_exercise(mp_connection *sender)
 {
     static const uint32_t path[] = { 0 };
     mp__buffer arguments = { .size = 1 }; /* none */
     mp__parcel nothing = { .count = 0 };
-    mp__child child = { .report = -1 };
-    mp__server_orders orders;
     mp__job job = {
         .identity = { .name = mp__log_name(), .parent_name = "", .path = path, .path_length = 1 },
-        .target = (mp_function)(void (*)(void))mp__orders_rehearse,
+        .target = (mp_function)(void (*)(void))mp__orders_exercise,
         .arguments = &arguments,
         .parcel = &nothing,
     };
 
-    if (mp__orders_send(sender, &job, NULL, -1, -1, -1) == 0)
-        (void)mp__orders_receive(receiver, &child, &orders);
-    mp_message_clear(&child.request);
+    return mp__orders_send(sender, &job, NULL, -1, -1);
 }
 
-void mp__orders_rehearse(void)
+int mp__orders_exercise(mp_message *exercise)
 {
     mp_connection *ends[2] = { NULL, NULL };
     int fds[2] = { -1, -1 };
+    int r = mp__socket_pair(fds);
 
-    if (mp__socket_pair(fds) == 0 && mp__connection_adopt_socket(&fds[0], &ends[0]) == 0 &&
-        mp__connection_adopt_socket(&fds[1], &ends[1]) == 0)
-        rehearse_with(ends[0], ends[1]);
+    for (int i = 0; i < 2 && r == 0; i++)
+        r = mp__connection_adopt_socket(&fds[i], &ends[i]);
+    if (r == 0)
+        r = send_exercise(ends[0]);
+    if (r == 0)
+        r = mp__connection_recv_raw(ends[1], exercise);
     mp_connection_free(ends[0]);
     mp_connection_free(ends[1]);
     mp__fd_close_all(fds, 2);
+    return r;
+}
+
+void mp__orders_practise(mp_connection *channel, const mp_message *exercise)
+{
+    mp__child child = { .request = *exercise };
+    mp_bytes_view parts[PARTS];
+    mp__parcel parcel;
+    const head *h;
+    bool lost = false;
+    char byte;
+
+    parcel.count = 0;
+    (void)mp__fd_try_peek(
+        mp_connection_fileno(channel), &byte, 1, parcel.fds, &parcel.count, &lost);
+    mp__parcel_close(&parcel);
+    if (take_apart(&exercise->own->bytes, &h, parts) == 0)
+        (void)receive_child(channel, h, parts, &child);
     (void)fflush(NULL);
 }

@@ -188,7 +188,7 @@ static uint64_t signals_in(const char *status, const char *name)
 
 uint64_t mp__pid_signals(void)
 {
-    char status[4096];
+    char status[2048]; /* the signals are in the first 1,000 bytes, unless there are many groups */
     ssize_t n = pread(open_status(), status, sizeof(status) - 1, 0);
 
     status[n > 0 ? n : 0] = '\0';

@@ -72,12 +72,14 @@ static int ensure(server **out)
         return MP_ENOMEM;
     mp__hooks_after_fork(after_fork);
     s->current = true;
+    s->spares = MP__SPARES;
     r = launch(s);
     if (r < 0) {
         mp__server_discard(s);
         return r;
     }
     mp__server_enlist(s);
+    (void)mp__server_wish(s, s->spares, false); /* a failure will be seen by who needs them */
     *out = s;
     return 0;
 }
@@ -86,18 +88,17 @@ static int ensure(server **out)
 static int ask(const mp__job *job, const mp__lines *lines, mp__popen *popen)
 {
     server *s = NULL;
-    bool usable = true;
     int r = MP_EFORKSERVER;
 
     for (int attempt = 0; attempt < 2; attempt++) {
         s = NULL;
         r = ensure(&s);
         if (r == 0)
-            r = mp__server_request(s, job, lines, popen, &usable);
-        if (!usable && s)
-            mp__server_retire(s);
+            r = mp__server_request(s, job, lines, popen);
         if (!mp__server_is_dead(r))
             break;
+        if (s)
+            mp__server_retire(s);
         r = mp__fail(MP_EFORKSERVER, "the fork server ended before it could serve, twice: it was "
                                      "killed, had no descriptor free, or code before MP_MAIN() "
                                      "or the preload hook fails in it (see stderr)");
@@ -116,6 +117,16 @@ int mp__popen_forkserver(const mp__job *job, mp__popen *popen)
     r = ask(job, &lines, popen);
     (void)pthread_mutex_unlock(&requests);
     return mp__server_settle(r, &lines, popen);
+}
+
+void mp__forkserver_expect(size_t count)
+{
+    server *s = NULL;
+
+    (void)pthread_mutex_lock(&requests);
+    if (ensure(&s) == 0 && count > s->spares)
+        (void)mp__server_wish(s, count, false);
+    (void)pthread_mutex_unlock(&requests);
 }
 
 void mp__forkserver_stop(void)

@@ -40,6 +40,9 @@ int mp__popen_wait(mp__popen *popen, int64_t deadline);
 /* Forgets a child: its end is of no interest any more. With mp__lock held. */
 void mp__popen_forget(mp__popen *popen);
 
+/* So many starts follow: the fork server goes ahead. Failure only costs time. */
+void mp__forkserver_expect(size_t count);
+
 /* Ends the fork server of this process, if there is one. */
 void mp__forkserver_stop(void);
 

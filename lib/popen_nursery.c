@@ -120,12 +120,11 @@ void mp__nursery_free(server *nursery)
 int mp__popen_nursery(server *nursery, const mp__job *job, mp__popen *popen)
 {
     mp__lines lines;
-    bool usable;
     int r = mp__server_open_lines(job, &lines, popen);
 
     if (r < 0)
         return r;
-    r = mp__server_request(nursery, job, &lines, popen, &usable);
+    r = mp__server_request(nursery, job, &lines, popen);
     if (mp__server_is_dead(r))
         r = mp__fail(MP_EFORKSERVER, "the process that forks replacements has died");
     return mp__server_settle(r, &lines, popen);

@@ -25,7 +25,9 @@
 #define STOP_SECONDS 1.0
 #define SPEAK_SECONDS 2.0
 #define LINGER_SECONDS 0.05
-#define PATIENCE_MS 5 /* between looks, where a process has no descriptor to wait for */
+#define STOCK 2        /* sockets in advance, for each spare */
+#define REQUESTS_MAX 4 /* spares that are tried for one child */
+#define PATIENCE_MS 5  /* between looks, where a process has no descriptor to wait for */
 
 typedef mp__server server;
 
@@ -33,14 +35,8 @@ static server *servers;
 
 /* ---- statuses ---- */
 
-/*
- * Another thread may read the status of a child while the one that started it has
- * just got the answer. There is one such child at most: requests come one by one.
- */
 static void take_status(server *s, const mp__status *status)
 {
-    if (status->serial > s->owned)
-        s->early = *status;
     for (mp__popen *child = s->children; child; child = child->sibling) {
         if (child->serial == status->serial && !child->reported) {
             child->reported = true;
@@ -258,6 +254,7 @@ static void end_server(server *s)
     int64_t deadline = mp__clock_deadline(STOP_SECONDS);
 
     mp_connection_free(s->channel);
+    mp__fd_close_all(s->ends, s->end_count);
     mp__fd_close(s->statuses);
     while (!mp__popen_poll(&s->popen) && mp__clock_now() < deadline)
         (void)poll(&(struct pollfd){ .fd = s->popen.descriptor, .events = POLLIN }, 1, PATIENCE_MS);
@@ -310,6 +307,8 @@ void mp__server_retire(server *s)
 {
     mp__lock();
     s->current = false;
+    mp__fd_close_all(s->ends, s->end_count); /* its spares end */
+    s->end_count = 0;
     (void)mp__popen_poll(&s->popen); /* one that is dead already is not left a zombie */
     mp__unlock();
     mp__server_end_useless();
@@ -321,6 +320,7 @@ static void after_fork(bool ours)
     (void)ours;
     for (server *s = servers; s; s = s->next) {
         mp_connection_close(s->channel);
+        mp__fd_close_all(s->ends, s->end_count);
         mp__fd_close(s->statuses);
         mp__popen_close(&s->popen);
     }
@@ -361,11 +361,12 @@ void mp__server_enlist(server *s)
 
 bool mp__server_is_dead(int r)
 {
-    return r == MP_EPIPE || r == MP_ECONNRESET || r == MP_EEOF || r == MP_ETRUNCATED;
+    return r == MP_EPIPE || r == MP_ECONNRESET || r == MP_EEOF;
 }
 
-/* ---- requests ---- */
+/* ---- offers ---- */
 
+/* A child of this kind needs them here; our ends are in *popen, and so known as ours. */
 int mp__server_open_lines(const mp__job *job, mp__lines *lines, mp__popen *popen)
 {
     int r;
@@ -391,57 +392,143 @@ int mp__server_settle(int r, mp__lines *lines, mp__popen *popen)
     return r;
 }
 
-/*
- * The next answer; one that was given before, about a child that died just then,
- * is skipped. Nothing is allocated here: a child that runs must become known.
- */
-static int next_answer(server *s, mp__answer *answer, mp__parcel *parcel)
+/* Pairs of sockets, the other ends for spares, until there are so many. As many as there is room for. */
+static int add_ends(server *s, size_t count, mp__parcel *theirs)
 {
-    bool interrupted = false;
+    int pair[2];
+    int r = 0;
+
+    while (s->end_count < count && s->end_count < MP__ENDS_MAX && r == 0) {
+        r = mp__socket_pair(pair);
+        if (r < 0)
+            break;
+        s->ends[s->end_count++] = pair[0];
+        theirs->fds[theirs->count++] = pair[1];
+    }
+    return s->end_count ? 0 : r;
+}
+
+int mp__server_wish(server *s, size_t count, bool waits)
+{
+    mp__wish wish = { waits ? ++s->wishes : 0, s->used, count };
+    int fd = mp_connection_fileno(s->channel);
+    mp__parcel theirs;
     int r;
 
-    parcel->count = 0;
-    do {
-        mp__parcel_close(parcel);
-        r = mp__connection_recv_exactly(s->channel, answer, sizeof(*answer), parcel);
-        interrupted |= r == MP_EINTR;
-    } while (r == MP_EINTR || (r == 0 && answer->serial <= s->serial));
+    if (fd < 0)
+        return fd;
+    theirs.count = 0;
+    mp__hooks_hold_forks(); /* until only those have them who shall */
+    r = add_ends(s, count + STOCK * s->spares, &theirs);
     if (r == 0)
-        s->serial = answer->serial;
-    if (interrupted) /* for a call that can be left: this one would leave the answer behind */
-        mp_interrupt();
+        r = mp__fd_send(fd, &(struct iovec){ &wish, sizeof(wish) }, 1, theirs.fds, theirs.count);
+    mp__parcel_close(&theirs);
+    mp__hooks_let_forks();
     return r;
 }
 
-/* The child was dead before it could be looked at: something readable stands in for it. */
-static int stand_in(mp__popen *popen)
+/* The ends up to that serial were used, or will never be. */
+static void drop_ends(server *s, uint64_t serial)
 {
-    int fds[2] = { -1, -1 };
-    int r = mp__socket_pipe(fds);
-
-    popen->descriptor = fds[0];
-    mp__fd_close(fds[1]);
-    return r;
+    while (s->used < serial && s->end_count) {
+        mp__fd_close(s->ends[0]);
+        memmove(s->ends, s->ends + 1, --s->end_count * sizeof(*s->ends));
+        s->used++;
+    }
 }
 
-static int receive_answer(server *s, mp__popen *popen, bool *usable)
+/* The spare of an offer that has come: 1, or a code. */
+static int accept_offer(server *s, const mp__offer *offer, mp__parcel *parcel, mp__popen *popen,
+    mp_connection **channel)
 {
-    mp__answer answer = { 0, 0 };
-    mp__parcel parcel;
-    int r = next_answer(s, &answer, &parcel);
+    int r = s->end_count ? mp__connection_adopt_socket(&s->ends[0], channel) : MP_EEOF;
 
-    *usable = r == 0;
+    drop_ends(s, offer->serial);
+    if (r == 0 && mp__pid_has_descriptors() && parcel->count == 0) {
+        r = mp__fail(MP_EMFILE, "the descriptor of a new child was lost: this process may not "
+                                "open more (ulimit -n)");
+        mp_connection_free(*channel);
+        *channel = NULL;
+    }
     if (r < 0)
         return r;
-    if (answer.pid < 0)
-        return mp__fail(
-            (int)answer.pid, "the fork server cannot fork: %s", mp_strerror((int)answer.pid));
-    popen->pid = (pid_t)answer.pid;
-    popen->serial = answer.serial;
-    if (parcel.count)
-        popen->descriptor = parcel.fds[0];
-    return parcel.count || !mp__pid_has_descriptors() ? 0 : stand_in(popen);
+    if (parcel->count) {
+        popen->descriptor = parcel->fds[0];
+        parcel->fds[0] = -1;
+    }
+    popen->pid = (pid_t)offer->pid;
+    popen->serial = offer->serial;
+    return 1;
 }
+
+/* What an offer says: 1 and the spare, 0 when it is old, or a code. */
+static int consider(server *s, const mp__offer *offer, mp__parcel *parcel, mp__popen *popen,
+    mp_connection **channel)
+{
+    int code = (int)offer->pid;
+
+    drop_ends(s, offer->serial - (offer->pid >= 0));
+    if (offer->pid >= 0)
+        return accept_offer(s, offer, parcel, popen, channel);
+    return offer->wish != s->wishes
+               ? 0
+               : mp__fail(code, "the fork server cannot fork: %s", mp_strerror(code));
+}
+
+static int read_offer(server *s, mp__popen *popen, mp_connection **channel)
+{
+    mp__parcel parcel;
+    mp__offer offer;
+    bool lost = false;
+    ssize_t n;
+    int r;
+
+    parcel.count = 0;
+    n = mp__fd_try_receive(
+        mp_connection_fileno(s->channel), &offer, sizeof(offer), parcel.fds, &parcel.count, &lost);
+    if (n == sizeof(offer))
+        r = consider(s, &offer, &parcel, popen, channel);
+    else
+        r = n == MP_EAGAIN ? 0 : n < 0 ? (int)n : MP_EEOF;
+    mp__parcel_close(&parcel);
+    return r;
+}
+
+/* What is to be read; if that is wanted, it is waited for: a start is not interrupted. */
+static short look(const server *s, bool wait)
+{
+    struct pollfd one = { .fd = mp_connection_fileno(s->channel), .events = POLLIN };
+
+    while (poll(&one, 1, wait ? -1 : 0) < 0)
+        if (errno != EINTR)
+            return POLLHUP;
+    return one.revents;
+}
+
+/* A spare, which is asked for when none is there. MP_EEOF: the server is gone. */
+static int take_offer(server *s, mp__popen *popen, mp_connection **channel)
+{
+    bool asked = false;
+    int r = 0;
+
+    while (r == 0) {
+        short events = look(s, asked);
+
+        if (events & (POLLHUP | POLLERR | POLLNVAL))
+            return MP_EEOF;
+        if (events) {
+            mp__hooks_hold_forks(); /* until it is known whose they are */
+            r = read_offer(s, popen, channel);
+            mp__hooks_let_forks();
+        } else {
+            r = mp__server_wish(s, s->spares ? s->spares : 1, true);
+            asked = true;
+        }
+    }
+    return r < 0 ? r : 0;
+}
+
+/* ---- requests ---- */
 
 /* The child is that server's, which tells how it ends. */
 static void own(server *s, mp__popen *popen)
@@ -450,59 +537,60 @@ static void own(server *s, mp__popen *popen)
     popen->server = s;
     popen->sibling = s->children;
     s->children = popen;
-    s->owned = popen->serial;
-    if (s->early.serial == popen->serial)
-        take_status(s, &s->early);
     mp__unlock();
 }
 
-/*
- * What the child watches its parent by. Its place is that of the child's descriptor
- * afterwards: where there is none, the child would run and start would fail.
- */
-static int open_self(int *self)
+static void disown(mp__popen *popen)
 {
-    *self = -1;
-    if (!mp__pid_has_descriptors())
-        return 0;
-    *self = mp__pid_open(getpid());
-    if (*self < 0)
-        return *self;
-    if (*self >= MP__FD_LOW)
-        return 0;
-    mp__fd_drop(self);
-    return mp__fail(MP_EMFILE, "no descriptor above those of stdin, stdout and stderr is free");
+    mp__lock();
+    mp__popen_forget(popen);
+    popen->server = NULL;
+    mp__fd_drop(&popen->descriptor);
+    mp__unlock();
 }
 
-/* *sent: whether the request may have gone, in part. */
-static int send_request(server *s, const mp__job *job, const mp__lines *lines, bool *sent)
+static int send_request(
+    server *s, mp_connection *channel, const mp__job *job, const mp__lines *lines)
 {
     char *directory = getcwd(NULL, 0);
     bool moved = directory && (!s->directory || strcmp(directory, s->directory) != 0);
-    int self;
-    int r = open_self(&self);
+    int r =
+        mp__orders_send(channel, job, moved ? directory : NULL, lines->lifeline[0], lines->life[1]);
 
-    *sent = false;
-    if (r == 0) {
-        r = mp__orders_send(
-            s->channel, job, moved ? directory : NULL, lines->lifeline[0], lines->life[1], self);
-        *sent = r != MP_EFUNCTION && r != MP_ENOMEM;
-        mp__fd_close(self);
-    }
     free(directory);
     return r;
 }
 
-int mp__server_request(
-    server *s, const mp__job *job, const mp__lines *lines, mp__popen *popen, bool *usable)
+/* It is known as a child before it can end. */
+static int request(server *s, const mp__job *job, const mp__lines *lines, mp__popen *popen)
 {
-    bool sent;
-    int r = send_request(s, job, lines, &sent);
+    mp_connection *channel = NULL;
+    int r = take_offer(s, popen, &channel);
 
-    *usable = r == 0 || !sent;
-    if (r == 0)
-        r = receive_answer(s, popen, usable);
-    if (r == 0)
-        own(s, popen);
+    if (r < 0)
+        return r;
+    own(s, popen);
+    r = send_request(s, channel, job, lines);
+    if (r < 0)
+        disown(popen);
+    mp_connection_free(channel);
+    return r;
+}
+
+/* Without an offer at hand, or without sockets for those that the server makes by itself. */
+static bool runs_low(const server *s)
+{
+    return s->spares && (s->end_count <= s->spares || !look(s, false));
+}
+
+/* A spare that is dead has not read the request. */
+int mp__server_request(server *s, const mp__job *job, const mp__lines *lines, mp__popen *popen)
+{
+    int r = MP_EPIPE;
+
+    for (int i = 0; i < REQUESTS_MAX && (r == MP_EPIPE || r == MP_ECONNRESET); i++)
+        r = request(s, job, lines, popen);
+    if (r == 0 && runs_low(s))
+        (void)mp__server_wish(s, s->spares, false); /* the next one finds out if it is dead */
     return r;
 }

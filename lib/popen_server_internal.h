@@ -14,9 +14,11 @@ struct mp__server {
     mp__popen popen;
     mp_connection *channel;
     int statuses;
-    uint64_t serial;     /* of the last answer */
-    uint64_t owned;      /* of the last child in children */
-    mp__status early;    /* of a child that ended before it was there */
+    int ends[MP__ENDS_MAX]; /* to the spares that were not taken, and those to come, in order */
+    size_t end_count;
+    uint64_t used;       /* the serial of the last offer that was taken */
+    uint64_t wishes;     /* of offers that were waited for */
+    unsigned spares;     /* it shall have, as far as it is asked in advance; 0: none */
     char *directory;     /* where it works: where we did when it was started */
     mp__popen *children; /* whose end is not known yet */
     unsigned waiters;    /* threads that use its descriptors without mp__lock, and who keeps it */
@@ -54,12 +56,12 @@ bool mp__server_is_dead(int r);
 /* The lines of a child to be; our ends are in *popen, and so known as ours, from now on. */
 int mp__server_open_lines(const mp__job *job, mp__lines *lines, mp__popen *popen);
 
-/*
- * Asks for a child, one request at a time. *usable: whether the server can be asked
- * again, should this fail.
- */
+/* Says that there shall be so many offers; waits: for one of them. */
+int mp__server_wish(mp__server *server, size_t count, bool waits);
+
+/* Starts a child, one at a time. */
 int mp__server_request(
-    mp__server *server, const mp__job *job, const mp__lines *lines, mp__popen *popen, bool *usable);
+    mp__server *server, const mp__job *job, const mp__lines *lines, mp__popen *popen);
 
 /* The end of a request that returned r, which is returned: closes what is not needed. */
 int mp__server_settle(int r, mp__lines *lines, mp__popen *popen);

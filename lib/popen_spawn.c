@@ -17,7 +17,7 @@
  */
 static int tell(mp_connection *channel, const mp__job *job, int life)
 {
-    int r = mp__orders_send(channel, job, NULL, -1, life, -1);
+    int r = mp__orders_send(channel, job, NULL, -1, life);
 
     return r == MP_EPIPE || r == MP_ECONNRESET ? 0 : r;
 }

@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "clean_internal.h"
+#include "popen_internal.h"
 #include "resource_tracker_internal.h"
 
 static bool armed;
@@ -44,13 +45,15 @@ static void find_real(void *pointer, const char *name)
     memcpy(pointer, &real, sizeof(real));
 }
 
+static bool barren; /* no fork succeeds in this process */
+
 pid_t fork(void)
 {
     pid_t (*real)(void);
     pid_t pid;
 
     find_real(&real, "fork");
-    if (fails()) {
+    if (barren || fails()) {
         errno = EAGAIN;
         return -1;
     }
@@ -252,6 +255,7 @@ static void check_each_failure(int (*work)(void))
     int descriptors, children, r, nth = 0;
 
     assert_int_equal(work(), 0); /* what is made once is made */
+    mp__forkserver_stop();       /* but for this, which has sockets in stock */
     descriptors = count_descriptors();
     children = count_children();
     do {
@@ -263,6 +267,7 @@ static void check_each_failure(int (*work)(void))
         armed = false;
         if (failed && r < 0)
             assert_true(*mp_last_error()->text);
+        mp__forkserver_stop();
         assert_int_equal(count_descriptors(), descriptors);
         assert_int_equal(count_children(), children);
     } while (failed);
@@ -284,6 +289,29 @@ static void every_call_for_shared_memory_fails_in_turn(void **state)
     mp_log_to_stderr(MP_LOG_ERROR); /* without a tracker it goes on, and says so */
     check_each_failure(use_memory);
     mp_log_to_stderr(MP_LOG_WARNING);
+}
+
+static int become_barren(void)
+{
+    barren = true;
+    return 0;
+}
+
+static void a_fork_server_that_cannot_fork_says_so(void **state)
+{
+    mp_process *p = mp_process_new(.target = return_three, .args = MP_ARGS(mp_none(), 1));
+
+    (void)state;
+    assert_int_equal(mp_set_forkserver_preload(become_barren), 0);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(mp_process_start(p), MP_EAGAIN);
+        assert_non_null(strstr(mp_last_error()->text, "cannot fork"));
+    }
+    mp__forkserver_stop();
+    assert_int_equal(mp_set_forkserver_preload(NULL), 0);
+    assert_int_equal(mp_process_start(p), 0);
+    assert_int_equal(mp_process_join(p, PATIENCE), 0);
+    mp_process_free(p);
 }
 
 static void a_failed_start_can_be_tried_again(void **state)
@@ -454,6 +482,7 @@ static void at_the_limit_of_descriptors_start_fails_clean(void **state)
 static const struct CMUnitTest tests[] = {
     UNDER_EACH(every_call_fails_in_turn),
     ONCE(every_call_for_shared_memory_fails_in_turn),
+    UNDER(a_fork_server_that_cannot_fork_says_so, "forkserver"),
     UNDER_EACH(a_failed_start_can_be_tried_again),
     ONCE(every_call_of_a_queue_fails_in_turn),
     UNDER_EACH(at_the_limit_of_descriptors_start_fails_clean),

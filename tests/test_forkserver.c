@@ -7,18 +7,32 @@
 
 #include <dirent.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#include "popen_server_internal.h"
 
 static int return_code(mp_call *call)
 {
     int code;
 
     return mp_unpack(call, &code) ? 99 : code;
+}
+
+static atomic_bool enough;
+
+static int return_code_of_two(mp_call *call)
+{
+    int code;
+
+    return mp_unpack(call, &code, NULL) ? 99 : code;
 }
 
 /* Says that it runs, then waits for the end of the connection. */
@@ -120,8 +134,9 @@ static void its_children_survive_its_death_and_the_next_start_renews_it(void **s
     (void)state;
     assert_int_equal(kill(server, SIGKILL), 0);
     assert_true(ends(server));
-    assert_int_equal(finish(start_process(.target = return_code, .args = MP_ARGS(3))), 3);
-    assert_int_not_equal(only_child(getpid()), server);
+    do /* one that was forked just then may keep its channel open for a moment */
+        assert_int_equal(finish(start_process(.target = return_code, .args = MP_ARGS(3))), 3);
+    while (only_child(getpid()) == server);
     mp_connection_free(line);
     assert_int_equal(finish(p), 7);
 }
@@ -140,23 +155,118 @@ static void an_exit_code_nobody_could_tell_is_255(void **state)
     mp_connection_free(line);
 }
 
-static void killed_spares_are_replaced(void **state)
+/* The server, when it has two spares. */
+static pid_t find_spares(pid_t spares[2])
 {
-    pid_t server, spares[2] = { 0, 0 };
+    pid_t server = only_child(getpid());
 
-    (void)state;
-    assert_int_equal(finish(start_process(.target = return_code, .args = MP_ARGS(3))), 3);
-    server = only_child(getpid());
+    spares[1] = 0;
     while (!spares[1]) {
         spares[0] = only_child(server);
         spares[1] = other_child(server, spares[0]);
     }
+    return server;
+}
+
+static void killed_spares_are_replaced(void **state)
+{
+    pid_t server, spares[2];
+
+    (void)state;
+    assert_int_equal(finish(start_process(.target = return_code, .args = MP_ARGS(3))), 3);
+    server = find_spares(spares);
     for (int i = 0; i < 2; i++)
         (void)kill(spares[i], SIGKILL); /* one of them may be the child that has just ended */
     for (int i = 0; i < 2; i++)
         assert_true(ends(spares[i]));
     assert_int_equal(finish(start_process(.target = return_code, .args = MP_ARGS(4))), 4);
     assert_int_equal(only_child(getpid()), server);
+}
+
+/* Waits until the server has offered two. */
+static void await_offers(void)
+{
+    int fd = mp_connection_fileno(mp__server_current()->channel), size = 0;
+
+    while (size < 2 * (int)sizeof(mp__offer))
+        assert_int_equal(ioctl(fd, FIONREAD, &size), 0);
+}
+
+/* Its spares do not need it, nor does a child that tells itself how it ends. */
+static void a_stopped_server_stops_no_start_for_which_there_is_a_spare(void **state)
+{
+    pid_t server;
+
+    (void)state;
+    assert_int_equal(mp_forkserver_ensure_running(), 0);
+    await_offers();
+    server = only_child(getpid());
+    assert_int_equal(kill(server, SIGSTOP), 0);
+    assert_int_equal(finish(start_process(.target = return_code, .args = MP_ARGS(3))), 3);
+    assert_int_equal(finish(start_process(.target = return_code, .args = MP_ARGS(4))), 4);
+    assert_int_equal(kill(server, SIGCONT), 0);
+    assert_int_equal(finish(start_process(.target = return_code, .args = MP_ARGS(5))), 5);
+    assert_int_equal(only_child(getpid()), server);
+}
+
+/* Kills the server, or its youngest child, until it is told to stop. */
+static void *kill_at_random(void *argument)
+{
+    const bool *server_too = argument;
+    unsigned random = 1;
+
+    while (!atomic_load(&enough)) {
+        pid_t server = only_child(getpid()), victim = server ? only_child(server) : 0;
+
+        random = random * 1103515245 + 12345;
+        if (*server_too && random >> 16 & 1)
+            victim = server;
+        if (victim > 0)
+            (void)kill(victim, SIGKILL);
+        (void)poll(NULL, 0, (int)(random >> 20 & 3));
+    }
+    return NULL;
+}
+
+/* A child that is killed while it is told has ended, or another one is told; what fails says why. */
+static void start_under_fire(bool server_too)
+{
+    static char bytes[1 << 20];
+    pthread_t killer;
+    int started = 0;
+
+    atomic_store(&enough, false);
+    assert_int_equal(mp_forkserver_ensure_running(), 0);
+    assert_int_equal(pthread_create(&killer, NULL, kill_at_random, &server_too), 0);
+    for (int i = 0; i < 200 || started < 20; i++) {
+        mp_process *p =
+            mp_process_new(.target = return_code_of_two, .args = MP_ARGS(3, mp_struct(&bytes)));
+        int r = mp_process_start(p);
+
+        assert_true(r == 0 || r == MP_EFORKSERVER);
+        if (r == 0 && mp_process_join(p, PATIENCE) == 0) {
+            int code = mp_process_exitcode(p);
+
+            assert_true(code == 3 || code == -SIGKILL || (server_too && code == 255));
+            started++;
+        }
+        mp_process_free(p);
+    }
+    atomic_store(&enough, true);
+    (void)pthread_join(killer, NULL);
+    assert_int_equal(finish(start_process(.target = return_code, .args = MP_ARGS(4))), 4);
+}
+
+static void spares_killed_while_they_are_told_are_replaced(void **state)
+{
+    (void)state;
+    start_under_fire(false);
+}
+
+static void servers_killed_at_any_moment_are_replaced(void **state)
+{
+    (void)state;
+    start_under_fire(true);
 }
 
 static void children_killed_at_any_moment_report_their_signal(void **state)
@@ -265,7 +375,7 @@ static void it_has_no_address_to_connect_to(void **state)
         }
     }
     (void)closedir(directory);
-    assert_int_equal(sockets, 1);
+    assert_true(sockets > 0);
 }
 
 static const struct CMUnitTest tests[] = {
@@ -274,6 +384,9 @@ static const struct CMUnitTest tests[] = {
     UNDER(its_children_survive_its_death_and_the_next_start_renews_it, "forkserver"),
     UNDER(an_exit_code_nobody_could_tell_is_255, "forkserver"),
     UNDER(killed_spares_are_replaced, "forkserver"),
+    UNDER(a_stopped_server_stops_no_start_for_which_there_is_a_spare, "forkserver"),
+    UNDER(spares_killed_while_they_are_told_are_replaced, "forkserver"),
+    UNDER(servers_killed_at_any_moment_are_replaced, "forkserver"),
     UNDER(children_killed_at_any_moment_report_their_signal, "forkserver"),
     UNDER_EACH(nothing_of_it_outlives_a_killed_owner),
     UNDER(it_has_no_address_to_connect_to, "forkserver"),
