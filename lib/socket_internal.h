@@ -1,15 +1,30 @@
 /* SPDX-License-Identifier: MIT
  *
- * socket_internal.h - pairs of descriptors, close-on-exec from birth and not
+ * socket_internal.h - sockets and pipes, close-on-exec from birth and not
  * below 3.
  */
 #ifndef MP__SOCKET_INTERNAL_H
 #define MP__SOCKET_INTERNAL_H
+
+#include <stdbool.h>
+#include <sys/socket.h>
 
 /* A connected pair of Unix stream sockets. fds are untouched on failure. */
 int mp__socket_pair(int fds[2]);
 
 /* A pipe: fds[0] reads, fds[1] writes. */
 int mp__socket_pipe(int fds[2]);
+
+/* A stream socket that does not block, or a code. */
+int mp__socket_new(int family);
+
+/*
+ * The next client of a listening socket that does not block; address and size as of
+ * accept. A descriptor that blocks, or the negative errno, which is not recorded.
+ */
+int mp__socket_accept(int fd, struct sockaddr *address, socklen_t *size);
+
+/* Whether the process at the other end of a Unix socket is one of our user, or of root. */
+bool mp__socket_is_trusted(int fd);
 
 #endif

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT
  *
- * socket_linux.c - pairs of descriptors, born close-on-exec.
+ * socket_linux.c - sockets and pipes, born close-on-exec.
  */
 #include "socket_internal.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -44,4 +45,40 @@ int mp__socket_pipe(int fds[2])
     if (pipe2(made, O_CLOEXEC) < 0)
         return mp__fail_errno("cannot make a pipe");
     return keep(made, fds);
+}
+
+int mp__socket_new(int family)
+{
+    int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    int r = 0;
+
+    if (fd < 0)
+        return mp__fail_errno("cannot make a socket");
+    if (fd < MP__FD_LOW)
+        r = mp__fd_raise(&fd);
+    if (r < 0)
+        mp__fd_close(fd);
+    return r < 0 ? r : fd;
+}
+
+int mp__socket_accept(int fd, struct sockaddr *address, socklen_t *size)
+{
+    int client = accept4(fd, address, size, SOCK_CLOEXEC);
+
+    if (client < 0)
+        return -errno;
+    if (client < MP__FD_LOW && mp__fd_raise(&client) < 0) {
+        mp__fd_close(client);
+        return -EMFILE;
+    }
+    return client;
+}
+
+bool mp__socket_is_trusted(int fd)
+{
+    struct ucred peer;
+    socklen_t size = sizeof(peer);
+
+    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 &&
+           (peer.uid == geteuid() || peer.uid == 0);
 }

@@ -242,6 +242,50 @@ static void a_send_larger_than_the_buffers_goes_on_after_signals(void **state)
     free(data);
 }
 
+/* Connects when the parent has been disturbed in accept. */
+static int disturb_and_connect(mp_call *call)
+{
+    mp_message address = MP_MESSAGE_INIT;
+    mp_connection *line, *handled, *c;
+    const char *text;
+    pid_t parent;
+
+    if (mp_unpack(call, &line, &handled, &parent) || mp_connection_recv(line, &address) ||
+        mp_unpack(&address, &text) || !disturb_often(parent, handled))
+        return 99;
+    c = mp_client(text, .authkey = { "key", 3 });
+    mp_message_clear(&address);
+    return !c || mp_connection_send(c, 1234);
+}
+
+static void accepting_goes_on_after_signals(void **state)
+{
+    mp_message message = MP_MESSAGE_INIT;
+    mp_listener *l = mp_listener_new(NULL, .authkey = { "key", 3 });
+    mp_connection *line, *theirs, *handled, *c, *reader = catch_signals(&handled);
+    mp_process *p;
+    int number = 0;
+
+    (void)state;
+    assert_non_null(l);
+    assert_int_equal(mp_pipe(&line, &theirs), 0);
+    p = start_process(.target = disturb_and_connect, .args = MP_ARGS(theirs, reader, getpid()));
+    mp_connection_free(theirs);
+    mp_connection_free(reader);
+    assert_int_equal(mp_connection_send(line, mp_listener_address(l)), 0);
+    assert_int_equal(mp_listener_accept(l, MP_FOREVER, &c), 0);
+    assert_int_equal(caught, ROUNDS);
+    assert_int_equal(mp_connection_recv(c, &message), 0);
+    assert_int_equal(mp_unpack(&message, &number), 0);
+    assert_int_equal(number, 1234);
+    assert_int_equal(finish(p), 0);
+    mp_message_clear(&message);
+    mp_connection_free(c);
+    mp_connection_free(line);
+    mp_listener_free(l);
+    stop_catching(handled);
+}
+
 static void polling_goes_on_after_signals(void **state)
 {
     mp_connection *line, *handled;
@@ -392,6 +436,43 @@ static void an_interrupt_ends_one_receive_and_loses_nothing(void **state)
     assert_int_equal(mp_connection_send(line, 42), 0);
     assert_int_equal(answer_of(line), 42);
     assert_int_equal(finish(p), 0);
+    mp_connection_free(line);
+}
+
+static int accept_twice(mp_call *call)
+{
+    mp_listener *l = mp_listener_new(NULL);
+    mp_connection *line, *c = NULL;
+    int r;
+
+    if (mp_unpack(call, &line) || !l || !allow_interrupts() ||
+        mp_connection_send(line, mp_listener_address(l)))
+        return 99;
+    r = mp_connection_send(line, mp_listener_accept(l, MP_FOREVER, &c)) ||
+        mp_connection_send(line, mp_listener_accept(l, MP_FOREVER, &c));
+    mp_connection_free(c);
+    mp_listener_free(l);
+    return r;
+}
+
+static void an_interrupt_ends_one_accept(void **state)
+{
+    mp_message address = MP_MESSAGE_INIT;
+    mp_connection *line, *client;
+    mp_process *p = start_with_line(accept_twice, &line);
+    const char *text;
+
+    (void)state;
+    assert_int_equal(mp_connection_recv(line, &address), 0);
+    assert_int_equal(mp_unpack(&address, &text), 0);
+    interrupt_program(p);
+    assert_int_equal(answer_of(line), MP_EINTR);
+    client = mp_client(text);
+    assert_non_null(client);
+    assert_int_equal(answer_of(line), 0);
+    assert_int_equal(finish(p), 0);
+    mp_message_clear(&address);
+    mp_connection_free(client);
     mp_connection_free(line);
 }
 
@@ -749,11 +830,13 @@ static const struct CMUnitTest tests[] = {
     UNDER_EACH(receiving_goes_on_after_signals),
     UNDER_EACH(a_message_is_received_whole_despite_signals_inside_it),
     UNDER_EACH(a_send_larger_than_the_buffers_goes_on_after_signals),
+    UNDER_EACH(accepting_goes_on_after_signals),
     UNDER_EACH(polling_goes_on_after_signals),
     UNDER_EACH(waiting_goes_on_after_signals),
     UNDER_EACH(joining_goes_on_after_signals),
     UNDER_EACH(a_timeout_ends_in_time_despite_signals),
     UNDER_EACH(an_interrupt_ends_one_receive_and_loses_nothing),
+    UNDER_EACH(an_interrupt_ends_one_accept),
     UNDER_EACH(an_interrupt_inside_a_message_ends_the_next_call),
     UNDER_EACH(an_interrupt_ends_one_send_and_nothing_was_sent),
     UNDER_EACH(an_interrupt_ends_one_join),

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * connection.h - pipes and connections, Python's multiprocessing.connection.
+ * connection.h - pipes, connections, listeners and clients: Python's
+ * multiprocessing.connection.
  *
  * A connection carries whole messages over a socket or pipe, in CPython's own
  * framing, so send_bytes and recv_bytes talk to a Python Connection. Any number
@@ -155,6 +156,116 @@ MP_API mp_wait_item mp__wait_fd(int fd);
  *   MP_EINTR, MP_ENOMEM
  */
 MP_API int mp_wait(mp_wait_item *items, size_t count, double timeout);
+
+/* ---- connections between programs ---- */
+
+/*
+ * Waits for clients at an address, like Listener. Clients may be Python's, and a client
+ * may have a Python Listener: send_bytes and recv_bytes are the same on both sides.
+ */
+typedef struct mp_listener mp_listener;
+
+typedef struct mp_listener_options {
+    const char *address;
+    const char *family;       /* "AF_UNIX", "AF_INET" or "AF_INET6"; NULL: as the address looks */
+    int backlog;              /* clients that may wait; 0: as many as the system allows */
+    mp_bytes_view authkey;    /* copied; NULL: none. An empty key is a key */
+    double handshake_timeout; /* seconds a client may take to authenticate; 0: 10 */
+    int _kw;
+} mp_listener_options;
+
+/*
+ * Begins to listen: mp_listener_new("/tmp/service", .authkey = { "secret", 6 }).
+ *
+ * address: "host:port" or "[::1]:port" for TCP: port 0 is any, an empty host is every
+ * interface; anything else is the path of a Unix socket, "@name" one without a path
+ * (Linux: any user of the machine can reach that, so without a key only processes of
+ * the same user are let in). With .family the look of it does not matter. NULL: a path
+ * of its own below TMPDIR, or with a family of TCP a port of localhost.
+ *
+ * authkey: who connects must prove that it has the key, and is shown that we have, by
+ * CPython's handshake (SHA-256; HMAC-MD5 with a Python up to 3.11). Nothing is
+ * encrypted, and nothing that comes later is proved: TCP is for networks one trusts.
+ *
+ * Returns NULL for an address that is in use (-EADDRINUSE), too long
+ * (MP_ENAMETOOLONG) or not of this machine, a family there is not (MP_EINVAL), a host
+ * that is not found (-EHOSTUNREACH), or MP_ENOMEM, MP_EMFILE.
+ *
+ * Children of the library do not have it; a copy made by a fork of the program's own
+ * has, and may accept, too. Any thread may use it.
+ */
+#define mp_listener_new(...) \
+    mp_listener_create(&(const mp_listener_options){ __VA_ARGS__, ._kw = 0 })
+MP_API mp_listener *mp_listener_create(const mp_listener_options *options);
+
+/*
+ * Waits for a client, like accept(). Clients that have not authenticated yet do so side
+ * by side: one that says nothing keeps no other waiting.
+ *
+ * Returns 0 and the connection, which is the caller's, or
+ *   MP_EAUTHENTICATION  a client had another key, took too long, left meanwhile, or does
+ *                       not speak this protocol. It is gone; call again
+ *   MP_ETIMEDOUT        nobody came
+ *   MP_ECLOSED          it is closed, perhaps meanwhile by another thread
+ *   MP_EMFILE, MP_ENOMEM, MP_EINTR
+ */
+MP_API int mp_listener_accept(mp_listener *listener, double timeout, mp_connection **connection);
+
+/* Where it listens, as mp_client takes it: with the port that was found. Lent; NULL if closed. */
+MP_API const char *mp_listener_address(const mp_listener *listener);
+
+/*
+ * Where the last client accepted comes from: "127.0.0.1:50000", or "" for a Unix socket.
+ * NULL: there was none. Lent until the next accept.
+ */
+MP_API const char *mp_listener_last_accepted(const mp_listener *listener);
+
+/*
+ * The descriptor, lent, for an event loop: readable when a client comes. With a key call
+ * mp_listener_accept with a timeout of some seconds then.
+ */
+MP_API int mp_listener_fileno(const mp_listener *listener);
+
+/*
+ * Stops listening, like close(), and removes its path if it still is its own. Who waits
+ * in accept gets MP_ECLOSED. Again: nothing. What is open when the process ends (by
+ * exit) is closed then.
+ */
+MP_API void mp_listener_close(mp_listener *listener);
+
+/* Closes and releases it. NULL is allowed. No other thread may be using it. */
+MP_API void mp_listener_free(mp_listener *listener);
+
+typedef struct mp_client_options {
+    const char *address;
+    const char *family;
+    mp_bytes_view authkey;
+    double timeout; /* seconds for all of it; 0: no limit */
+    int _kw;
+} mp_client_options;
+
+/*
+ * Connects to a listener, like Client(): mp_client("localhost:6000", .authkey = key).
+ * address, family and authkey as of mp_listener_new; an empty host is localhost.
+ *
+ * Returns the connection, or NULL: -ECONNREFUSED or MP_ENOENT when nobody listens there,
+ * -EHOSTUNREACH, MP_EAUTHENTICATION when one side does not know the key of the other,
+ * MP_EEOF when the listener hung up (it may want no key), MP_ETIMEDOUT, MP_EINVAL,
+ * MP_ENAMETOOLONG, MP_EMFILE, MP_ENOMEM, MP_EINTR. Finding a host may take longer than
+ * the timeout.
+ */
+#define mp_client(...) mp_client_create(&(const mp_client_options){ __VA_ARGS__, ._kw = 0 })
+MP_API mp_connection *mp_client_create(const mp_client_options *options);
+
+/*
+ * The halves of the handshake, on a connection of any kind, like deliver_challenge()
+ * and answer_challenge(): the one asks the peer to prove that it has the key, the
+ * other proves it. A listener asks first, then answers; a client answers first.
+ *
+ * Return 0, MP_EAUTHENTICATION, or as mp_connection_send and mp_connection_recv.
+ */
+MP_API int mp_deliver_challenge(mp_connection *connection, const void *key, size_t size);
+MP_API int mp_answer_challenge(mp_connection *connection, const void *key, size_t size);
 
 #ifdef __cplusplus
 }

@@ -82,7 +82,9 @@ extern "C" {
     X(MP_EBROKENBARRIER, -5031, "the barrier is broken", "BrokenBarrierError")            \
     X(MP_EEMPTY, -5032, "the queue is empty", "Empty")                                    \
     X(MP_EFULL, -5033, "the queue is full", "Full")                                       \
-    X(MP_EINDEX, -5034, "there is no item of that index", "IndexError")
+    X(MP_EINDEX, -5034, "there is no item of that index", "IndexError")                   \
+    X(MP_EAUTHENTICATION, -5035, "one side does not know the key of the other",           \
+        "AuthenticationError")
 
 enum mp_error_code {
 #define MP__ERROR_CODE(name, code, text, python) name = (code),
