@@ -58,8 +58,7 @@ static int read_path(const char *text, mp__address *address)
     if (*text == '@')
         name.sun_path[0] = '\0';
     memcpy(&address->name, &name, sizeof(name));
-    address->size =
-        (socklen_t)(offsetof(struct sockaddr_un, sun_path) + length + (*text != '@'));
+    address->size = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + length + (*text != '@'));
     return 0;
 }
 
@@ -90,7 +89,7 @@ static int look_up(const char *text, int family, bool local, mp__address *addres
         .ai_socktype = SOCK_STREAM,
         .ai_flags = AI_NUMERICSERV | (local ? AI_PASSIVE : 0) };
     struct addrinfo *found = NULL;
-    char host[MP__ADDRESS_TEXT];
+    char host[MP__ADDRESS_TEXT] = "";
     const char *port = NULL;
     int r = split(text, host, &port), e;
 
@@ -100,8 +99,8 @@ static int look_up(const char *text, int family, bool local, mp__address *addres
         hints.ai_family = AF_INET;
     e = getaddrinfo(*host ? host : NULL, port, &hints, &found);
     if (e)
-        return mp__fail(e == EAI_MEMORY ? MP_ENOMEM : -EHOSTUNREACH, "\"%s\" is not found: %s", text,
-            gai_strerror(e));
+        return mp__fail(e == EAI_MEMORY ? MP_ENOMEM : -EHOSTUNREACH, "\"%s\" is not found: %s",
+            text, gai_strerror(e));
     memcpy(&address->name, found->ai_addr, found->ai_addrlen);
     address->size = found->ai_addrlen;
     freeaddrinfo(found);
@@ -145,10 +144,10 @@ void mp__address_write(const mp__address *address, char text[MP__ADDRESS_TEXT])
 
     if (address->name.ss_family == AF_UNIX)
         write_unix(address, text);
-    else if (getnameinfo((const struct sockaddr *)&address->name, address->size, host,
-                 sizeof(host), port, sizeof(port), NI_NUMERICHOST | NI_NUMERICSERV) == 0)
-        (void)snprintf(text, MP__ADDRESS_TEXT, "%s%s%s:%s", six ? "[" : "", host, six ? "]" : "",
-            port);
+    else if (getnameinfo((const struct sockaddr *)&address->name, address->size, host, sizeof(host),
+                 port, sizeof(port), NI_NUMERICHOST | NI_NUMERICSERV) == 0)
+        (void)snprintf(
+            text, MP__ADDRESS_TEXT, "%s%s%s:%s", six ? "[" : "", host, six ? "]" : "", port);
     else
         *text = '\0';
 }

@@ -189,7 +189,7 @@ static int judge(const mp__handshake *h, int fd, const uint8_t *message, size_t 
 static int prove(const mp__handshake *h, int fd, const uint8_t *message, size_t size)
 {
     uint8_t response[MP__AUTH_MESSAGE];
-    size_t response_size;
+    size_t response_size = 0;
     int r = make_response(h->key, h->key_size, message, size, response, &response_size);
 
     return r < 0 ? r : put(fd, response, response_size);
@@ -198,7 +198,7 @@ static int prove(const mp__handshake *h, int fd, const uint8_t *message, size_t 
 static int ask(mp__handshake *h, int fd)
 {
     uint8_t message[MP__AUTH_MESSAGE];
-    size_t size;
+    size_t size = 0;
     int r = make_challenge(h->nonce, message, &size);
 
     h->has_begun = true;
@@ -257,15 +257,14 @@ static int receive(mp_connection *c, uint8_t *message, size_t *size)
 {
     int r = mp_connection_recv_bytes_into(c, message, MP__AUTH_MESSAGE, size);
 
-    return r == MP_ETOOSHORT
-               ? mp__fail(MP_EAUTHENTICATION, "the peer does not speak this protocol")
-               : r;
+    return r == MP_ETOOSHORT ? mp__fail(MP_EAUTHENTICATION, "the peer does not speak this protocol")
+                             : r;
 }
 
 int mp_deliver_challenge(mp_connection *c, const void *key, size_t size)
 {
-    uint8_t nonce[MP__AUTH_NONCE], message[MP__AUTH_MESSAGE];
-    size_t length;
+    uint8_t nonce[MP__AUTH_NONCE] = { 0 }, message[MP__AUTH_MESSAGE] = { 0 };
+    size_t length = 0;
     bool right;
     int r = check_key(key, size);
 
@@ -284,8 +283,8 @@ int mp_deliver_challenge(mp_connection *c, const void *key, size_t size)
 
 int mp_answer_challenge(mp_connection *c, const void *key, size_t size)
 {
-    uint8_t message[MP__AUTH_MESSAGE], response[MP__AUTH_MESSAGE];
-    size_t length;
+    uint8_t message[MP__AUTH_MESSAGE] = { 0 }, response[MP__AUTH_MESSAGE];
+    size_t length = 0;
     int r = check_key(key, size);
 
     if (r == 0)

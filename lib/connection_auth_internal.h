@@ -17,9 +17,9 @@
 typedef struct mp__handshake {
     const void *key; /* lent */
     size_t key_size;
-    bool asks;         /* this half: we ask for a proof; else we give one */
-    bool has_begun;    /* this half: the question was sent, or answered */
-    unsigned halves;   /* that are left */
+    bool asks;                     /* this half: we ask for a proof; else we give one */
+    bool has_begun;                /* this half: the question was sent, or answered */
+    unsigned halves;               /* that are left */
     uint8_t nonce[MP__AUTH_NONCE]; /* what we asked for a signature of */
     uint8_t frame[4 + MP__AUTH_MESSAGE];
     size_t got; /* bytes of the frame that comes */

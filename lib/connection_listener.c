@@ -52,8 +52,8 @@ struct mp_listener {
     bool has_key, is_abstract;
     mp__buffer key;
     double patience;
-    char *folder;           /* made for its path */
-    char *path;             /* to be removed; NULL: none */
+    char *folder; /* made for its path */
+    char *path;   /* to be removed; NULL: none */
     dev_t device;
     ino_t inode;
     pid_t creator;
@@ -61,7 +61,7 @@ struct mp_listener {
     pending *pending;
     size_t count;
     struct pollfd fds[PENDING_MAX + 3]; /* the listener, wake, the pending, and one for poll */
-    mp_listener *previous, *next; /* of this process; under mp__lock */
+    mp_listener *previous, *next;       /* of this process; under mp__lock */
 };
 
 static mp_listener *all;
@@ -199,7 +199,7 @@ static int bind_and_listen(int fd, const mp__address *address, int backlog, cons
         (void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
     if (bind(fd, (const struct sockaddr *)&address->name, address->size) < 0)
         return mp__fail(-errno, "cannot listen at %s: %s%s", text, strerror(errno),
-            errno == EADDRINUSE && address->name.ss_family == AF_UNIX
+            errno == EADDRINUSE && mp__address_path(address)
                 ? " (a path stays when its listener was killed: remove it then)"
                 : "");
     if (listen(fd, backlog > 0 ? backlog : SOMAXCONN) < 0)
@@ -339,8 +339,8 @@ static int refuse(mp_listener *l, size_t i, const char *why)
     (void)snprintf(from, sizeof(from), "%s", l->pending[i].from);
     mp__fd_close(l->pending[i].fd);
     forget(l, i);
-    return mp__fail(MP_EAUTHENTICATION, "a client%s%s was not let in: %s", *from ? " from " : "",
-        from, text);
+    return mp__fail(
+        MP_EAUTHENTICATION, "a client%s%s was not let in: %s", *from ? " from " : "", from, text);
 }
 
 /* 1 when it is in, 0 when more must come, or a code. */
@@ -388,8 +388,7 @@ static int take_client(mp_listener *l, mp_connection **connection)
     int fd, r;
 
     mp__hooks_hold_forks(); /* until it is known whose it is */
-    fd = mp__socket_accept(
-        atomic_load(&l->fd), (struct sockaddr *)&address.name, &address.size);
+    fd = mp__socket_accept(atomic_load(&l->fd), (struct sockaddr *)&address.name, &address.size);
     if (fd >= 0) {
         mp__address_write(&address, from);
         r = welcome(l, fd, from, connection);

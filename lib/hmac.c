@@ -200,8 +200,8 @@ size_t mp__hmac_size(enum mp__digest digest)
 }
 
 /* The digest of the key, each byte with that pattern, and the data. */
-static void digest_keyed(hash *h, const uint8_t key[BLOCK], uint8_t pattern, const void *data,
-    size_t size, uint8_t *out)
+static void digest_keyed(
+    hash *h, const uint8_t key[BLOCK], uint8_t pattern, const void *data, size_t size, uint8_t *out)
 {
     uint8_t padded[BLOCK];
 

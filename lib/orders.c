@@ -318,9 +318,9 @@ int mp__orders_exercise(mp_message *exercise)
 void mp__orders_practise(mp_connection *channel, const mp_message *exercise)
 {
     mp__child child = { .request = *exercise };
-    mp_bytes_view parts[PARTS];
+    mp_bytes_view parts[PARTS] = { { NULL, 0 } };
     mp__parcel parcel;
-    const head *h;
+    const head *h = NULL;
     bool lost = false;
     char byte;
 

@@ -20,18 +20,18 @@
 
 #include "hmac_internal.h"
 
-#define SECRET { "secret", 6 }
+#define SECRET      \
+    {               \
+        "secret", 6 \
+    }
 #define BYTES(text) (text), sizeof(text) - 1
 
 /* One of each family, those made by the library itself and those that are named. */
 static const struct {
     const char *address, *family;
 } places[] = {
-    { NULL, NULL },
-    { NULL, "AF_INET" },
-    { "127.0.0.1:0", NULL },
-    { "[::1]:0", NULL },
-    { "@mp-test-listener", NULL },
+    { NULL, NULL }, { NULL, "AF_INET" }, { "127.0.0.1:0", NULL }, { "[::1]:0", NULL },
+    { "@", NULL }, /* and the pid: tests run side by side */
 };
 
 #define PLACES (sizeof(places) / sizeof(*places))
@@ -39,8 +39,12 @@ static const struct {
 /* NULL, and a line, on a machine without that family. */
 static mp_listener *listen_at(size_t i, const char *key)
 {
-    mp_listener *l = mp_listener_new(
-        places[i].address, places[i].family, .authkey = { key, key ? strlen(key) : 0 });
+    char abstract[64];
+    mp_listener *l;
+
+    (void)snprintf(abstract, sizeof(abstract), "@mp-test-listener-%ld", (long)getpid());
+    l = mp_listener_new(i == 4 ? abstract : places[i].address, places[i].family,
+        .authkey = { key, key ? strlen(key) : 0 });
 
     if (!l && i == 3) {
         print_message("no IPv6 here: %s\n", mp_last_error()->text);
@@ -109,8 +113,8 @@ static void serve_a_child(const char *key)
         if (!l)
             continue;
         assert_null(mp_listener_last_accepted(l));
-        p = start_process(
-            .target = say_hello, .args = MP_ARGS(mp_listener_address(l), key ? key : ""));
+        p = start_process(.target = say_hello,
+            .args = MP_ARGS(mp_listener_address(l), key ? key : ""));
         c = accept_one(l);
         assert_int_equal(mp_connection_recv(c, &message), 0);
         assert_int_equal(mp_unpack(&message, &word), 0);
@@ -525,8 +529,8 @@ static void clients_that_send_nonsense_are_refused(void **state)
         pthread_t thread;
 
         assert_non_null(c);
-        assert_int_equal(write(mp_connection_fileno(c), nonsense[i].bytes, nonsense[i].size),
-            nonsense[i].size);
+        assert_int_equal(
+            write(mp_connection_fileno(c), nonsense[i].bytes, nonsense[i].size), nonsense[i].size);
         (void)shutdown(mp_connection_fileno(c), SHUT_WR);
         expect_refusal(l);
         mp_connection_free(c);
@@ -578,8 +582,7 @@ static void answer_with(mp_connection *c, const char *name, enum mp__digest dige
     memcpy(response, name, length);
     mp__hmac(digest, right ? "secret" : "public", 6, (const char *)challenge.data + 11, 48,
         response + length);
-    assert_int_equal(
-        mp_connection_send_bytes(c, response, length + mp__hmac_size(digest)), 0);
+    assert_int_equal(mp_connection_send_bytes(c, response, length + mp__hmac_size(digest)), 0);
     expect_bytes(c, right ? "#WELCOME#" : "#FAILURE#");
     mp_message_clear(&challenge);
 }
@@ -666,8 +669,12 @@ static void challenges_of_every_python_are_answered(void **state)
 static void challenges_that_are_none_are_refused(void **state)
 {
     static const char *const bad[] = {
-        "#CHALLENGE#", "#CHALLENGE#too short", "hello", "#challenge#is-twenty-bytes-long",
-        "#CHALLENGE#{sha512}12345678901234567890", "#CHALLENGE#{sha256}short",
+        "#CHALLENGE#",
+        "#CHALLENGE#too short",
+        "hello",
+        "#challenge#is-twenty-bytes-long",
+        "#CHALLENGE#{sha512}12345678901234567890",
+        "#CHALLENGE#{sha256}short",
         "#CHALLENGE#no name, but more than twenty bytes",
     };
     char many[300];
@@ -679,8 +686,8 @@ static void challenges_that_are_none_are_refused(void **state)
         bool last = i == sizeof(bad) / sizeof(*bad);
 
         assert_int_equal(mp_pipe(&a, &b), 0);
-        assert_int_equal(mp_connection_send_bytes(
-                             b, last ? many : bad[i], last ? sizeof(many) : strlen(bad[i])),
+        assert_int_equal(
+            mp_connection_send_bytes(b, last ? many : bad[i], last ? sizeof(many) : strlen(bad[i])),
             0);
         assert_int_equal(mp_answer_challenge(a, "secret", 6), MP_EAUTHENTICATION);
         assert_int_equal(mp_connection_poll(b, 0), 0);
@@ -802,19 +809,18 @@ static void at_the_limit_of_descriptors_a_client_waits(void **state)
 
 static void a_python_client_is_served(void **state)
 {
-    static const char script[] =
-        "import sys\n"
-        "from multiprocessing.connection import Client\n"
-        "from multiprocessing import AuthenticationError\n"
-        "a = sys.argv[1]\n"
-        "a = a if '/' in a else (a.split(':')[0], int(a.split(':')[1]))\n"
-        "try:\n"
-        "    Client(a, authkey=b'public')\n"
-        "except AuthenticationError:\n"
-        "    pass\n"
-        "c = Client(a, authkey=b'secret')\n"
-        "c.send_bytes(b'from python')\n"
-        "assert c.recv_bytes() == b'from C'\n";
+    static const char script[] = "import sys\n"
+                                 "from multiprocessing.connection import Client\n"
+                                 "from multiprocessing import AuthenticationError\n"
+                                 "a = sys.argv[1]\n"
+                                 "a = a if '/' in a else (a.split(':')[0], int(a.split(':')[1]))\n"
+                                 "try:\n"
+                                 "    Client(a, authkey=b'public')\n"
+                                 "except AuthenticationError:\n"
+                                 "    pass\n"
+                                 "c = Client(a, authkey=b'secret')\n"
+                                 "c.send_bytes(b'from python')\n"
+                                 "assert c.recv_bytes() == b'from C'\n";
 
     (void)state;
     for (size_t i = 0; i < 3; i += 2) {

@@ -45,14 +45,13 @@ static void published_vectors_are_met(void **state)
 /* Key and data are counted, so that Python can make the same. */
 static void all_lengths_are_as_pythons(void **state)
 {
-    static const char script[] =
-        "import hmac, sys\n"
-        "k = bytes((i * 7 + 1) % 256 for i in range(200))\n"
-        "d = bytes((i * 13 + 5) % 256 for i in range(200))\n"
-        "for g in ('md5', 'sha256'):\n"
-        "    for n in range(0, 200, 5):\n"
-        "        for m in range(0, 200, 3):\n"
-        "            print(hmac.new(k[:n], d[:m], g).hexdigest()[:8])\n";
+    static const char script[] = "import hmac, sys\n"
+                                 "k = bytes((i * 7 + 1) % 256 for i in range(200))\n"
+                                 "d = bytes((i * 13 + 5) % 256 for i in range(200))\n"
+                                 "for g in ('md5', 'sha256'):\n"
+                                 "    for n in range(0, 200, 5):\n"
+                                 "        for m in range(0, 200, 3):\n"
+                                 "            print(hmac.new(k[:n], d[:m], g).hexdigest()[:8])\n";
     static outcome out;
     uint8_t key[200], data[200];
     const char *at = out.output;
@@ -67,8 +66,7 @@ static void all_lengths_are_as_pythons(void **state)
     for (int digest = MP__MD5; digest <= MP__SHA256; digest++)
         for (size_t n = 0; n < 200; n += 5)
             for (size_t m = 0; m < 200; m += 3, at += 9)
-                assert_memory_equal(
-                    hmac_text((enum mp__digest)digest, key, n, data, m), at, 8);
+                assert_memory_equal(hmac_text((enum mp__digest)digest, key, n, data, m), at, 8);
 }
 
 static void what_differs_is_not_equal(void **state)
