@@ -18,6 +18,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <multiprocessing/log.h>
 #include <multiprocessing/process.h>
 
 #include "buffer_internal.h"
@@ -177,9 +178,13 @@ static void remove_path(mp_listener *l)
 
 static void close_all(void *argument)
 {
+    mp_listener *next;
+
     (void)argument;
-    while (all)
-        mp_listener_close(all);
+    for (mp_listener *l = all; l; l = next) {
+        next = l->next;
+        mp_listener_close(l);
+    }
 }
 
 /* Without memory what is open at exit leaves its path. */
@@ -453,16 +458,33 @@ static int accept_until(mp_listener *l, int64_t deadline, mp_connection **connec
     return r < 0 ? r : 0;
 }
 
+/* A copy made meanwhile would have them. */
 static void close_descriptors(mp_listener *l)
 {
     mp__hooks_hold_forks();
+    delist(l);
     for (size_t i = 0; i < l->count; i++)
         mp__fd_close(l->pending[i].fd);
     l->count = 0;
     mp__fd_close(atomic_exchange(&l->fd, -1));
+    mp__lock(); /* another thread may be about to wake us */
     mp__fd_drop(&l->wake[0]);
     mp__fd_drop(&l->wake[1]);
+    mp__unlock();
     mp__hooks_let_forks();
+}
+
+/* Once it is asked for, the last who leaves does it. False: somebody accepts just now. */
+static bool close_if_asked(mp_listener *l)
+{
+    if (!atomic_load(&l->closing))
+        return true;
+    if (pthread_mutex_trylock(&l->accepting) != 0)
+        return false;
+    if (atomic_load(&l->fd) >= 0)
+        close_descriptors(l);
+    (void)pthread_mutex_unlock(&l->accepting);
+    return true;
 }
 
 int mp_listener_accept(mp_listener *l, double timeout, mp_connection **connection)
@@ -475,9 +497,8 @@ int mp_listener_accept(mp_listener *l, double timeout, mp_connection **connectio
         return closed();
     (void)pthread_mutex_lock(&l->accepting);
     r = accept_until(l, mp__clock_deadline(timeout), connection);
-    if (atomic_load(&l->closing))
-        close_descriptors(l);
     (void)pthread_mutex_unlock(&l->accepting);
+    (void)close_if_asked(l);
     return r;
 }
 
@@ -506,19 +527,22 @@ int mp_listener_fileno(const mp_listener *l)
     return is_closed(l) ? closed() : atomic_load(&l->fd);
 }
 
+static void wake_up(mp_listener *l)
+{
+    mp__lock();
+    if (l->wake[1] >= 0 && write(l->wake[1], "", 1) < 0)
+        mp_log(MP_LOG_WARNING, "a thread that accepts could not be told that its listener closes");
+    mp__unlock();
+}
+
 /* Who accepts closes it when that is woken, else it is done here. */
 void mp_listener_close(mp_listener *l)
 {
     if (is_closed(l) || atomic_exchange(&l->closing, true))
         return;
-    delist(l);
     remove_path(l);
-    if (pthread_mutex_trylock(&l->accepting) != 0) {
-        (void)!write(l->wake[1], "", 1);
-        return;
-    }
-    close_descriptors(l);
-    (void)pthread_mutex_unlock(&l->accepting);
+    if (!close_if_asked(l))
+        wake_up(l);
 }
 
 void mp_listener_free(mp_listener *l)
