@@ -11,8 +11,8 @@
  * lie in a socket make every close of one dear, in the whole system.
  *
  * The server forks spares, reaps, and writes exit codes into the status pipe. What
- * an owner has taken it hears from the owner, when that has no offer left, or by the
- * end of the child. It ends when its owner's end of the channel closes.
+ * an owner has taken it hears from the owner, when that has no offer or few sockets
+ * left, or by the end of the child. It ends when its owner's end of the channel closes.
  */
 #include "forkserver_internal.h"
 
@@ -23,6 +23,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -48,15 +49,17 @@ static struct server {
     int report;             /* the status pipe, non-blocking */
     int alive[2];           /* ends when the server ends; the spares watch it */
     int owner;              /* descriptor of the owner: what its children watch their parent by */
-    int ends[MP__ENDS_MAX]; /* for spares to come, in order */
+    int ends[MP__ENDS_MAX]; /* for spares to come */
+    uint64_t first_end;     /* the number of the first; they are numbered without a gap */
     size_t end_count;
     struct child_entry *children;
     size_t count, capacity;
-    uint64_t serial;     /* of the last spare */
+    uint64_t serial;     /* of the last spare; in a spare, its own */
     uint64_t used;       /* all up to that one were taken */
-    size_t idle;         /* spares that were not taken, as far as known */
-    size_t wanted;       /* how many there shall be now */
-    uint64_t waiting;    /* the number of the request whose owner waits for an offer; 0: none */
+    int fault;           /* why there is no end: those of the last wish were lost; or 0 */
+    size_t idle;         /* spares that were offered and not taken, as far as known, and live */
+    size_t wanted;       /* how many of them there shall be now */
+    uint64_t waiting;    /* the number of the wish whose owner waits for an offer; 0: none */
     uint64_t signals;    /* what a spare has to reset */
     bool on_demand;      /* no spare is forked but on request */
     mp_message exercise; /* for its spares, so that they are warm */
@@ -65,16 +68,61 @@ static struct server {
 
 /* ---- the spare ---- */
 
-/* Waits for a request; without a server there is no reason to, and nobody who would reap. */
+static volatile sig_atomic_t interrupted;
+
+static void note_interrupt(int sig)
+{
+    interrupted = sig;
+}
+
+static void change_mask(int how, int sig)
+{
+    sigset_t only;
+
+    sigemptyset(&only);
+    sigaddset(&only, sig);
+    (void)sigprocmask(how, &only, NULL);
+}
+
+static bool has_request(int end)
+{
+    char byte;
+
+    return recv(end, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 1;
+}
+
+/*
+ * Waits for a request; without a server there is no reason to, and nobody who would reap:
+ * then the owner is told that no more is read. An interrupt that comes before the
+ * request is nobody's.
+ */
 static void wait_for_request(int end)
 {
-    struct pollfd fds[3] = {
+    struct pollfd fds[2] = {
         { .fd = end, .events = POLLIN },
         { .fd = server.alive[0], .events = POLLIN },
     };
+    sigset_t none;
 
-    if (mp__fd_poll(fds, 2, INT64_MAX) < 0 || !(fds[0].revents & POLLIN))
-        _exit(0);
+    sigemptyset(&none);
+    while (!has_request(end)) {
+        interrupted = 0;
+        if (ppoll(fds, 2, NULL, &none) < 0)
+            continue; /* EINTR */
+        if (fds[1].revents)
+            (void)shutdown(end, SHUT_RD);
+        if (!has_request(end))
+            _exit(0);
+    }
+}
+
+/* From now on interrupts are for us. */
+static void take_interrupts(void)
+{
+    mp__clean_signals(MP__SIGNAL(SIGINT));
+    if (interrupted)
+        (void)raise(SIGINT);
+    change_mask(SIG_UNBLOCK, SIGINT);
 }
 
 /* It is not the server. Memory is not given back: that would only cost a copy of each page. */
@@ -87,9 +135,17 @@ static void leave_server(mp__child *child)
     mp__fd_close(server.alive[1]);
 }
 
+/* What it was told is not to be used. */
+static _Noreturn void give_up(const mp__child *child)
+{
+    mp__log_last_words("cannot begin: %s", mp_last_error()->text);
+    mp__forkserver_report(child, 1);
+    _exit(1);
+}
+
 /*
  * Returns in the child. What is done before the request comes does not stand in its way.
- * A spare whose offer was dropped, and one that cannot read its request, just ends.
+ * A spare whose offer was dropped just ends, as one does whose owner went while it told.
  */
 static void be_spare(mp__child *child)
 {
@@ -99,6 +155,7 @@ static void be_spare(mp__child *child)
 
     leave_server(child);
     mp__clean_up(server.signals & ~MP__SIGNAL(SIGINT));
+    change_mask(SIG_BLOCK, SIGINT); /* but while it waits */
     if (mp__connection_adopt_socket(&server.ends[0], &channel) < 0)
         mp__bootstrap_fail();
     if (server.exercise.own)
@@ -106,15 +163,12 @@ static void be_spare(mp__child *child)
     wait_for_request(mp_connection_fileno(channel));
     mp__fd_close(server.alive[0]);
     r = mp__orders_receive(channel, child, &orders);
-    if (!child->told)
-        _exit(r == MP_EEOF ? 0 : 1);
+    if (r == MP_EEOF || r == MP_ETRUNCATED || r == MP_ECONNRESET)
+        _exit(0);
+    if (r < 0)
+        give_up(child);
     mp_connection_free(channel);
-    mp__clean_signals(MP__SIGNAL(SIGINT)); /* from now on it is meant for us, too */
-    if (r < 0) {
-        mp__log_last_words("cannot begin: %s", mp_last_error()->text);
-        mp__forkserver_report(child, 1);
-        _exit(1);
-    }
+    take_interrupts();
 }
 
 void mp__forkserver_report(const mp__child *child, int exitcode)
@@ -145,7 +199,7 @@ static int make_room(void)
 /* Tells the owner of the last spare, or why there is none. A dead owner does not matter here. */
 static int offer(int64_t pid, int descriptor)
 {
-    mp__offer words = { pid, server.serial, server.waiting };
+    mp__offer words = { pid, pid > 0 ? server.serial : server.first_end - 1, server.waiting };
 
     return mp__fd_send(mp_connection_fileno(server.channel),
         &(struct iovec){ &words, sizeof(words) }, 1, &descriptor, descriptor >= 0);
@@ -168,40 +222,43 @@ static void shift_ends(void)
 {
     mp__fd_close(server.ends[0]);
     memmove(server.ends, server.ends + 1, --server.end_count * sizeof(*server.ends));
+    server.first_end++;
 }
 
 /* Forks a spare and offers it. 1 in the child that it became, else 0 or a code. */
 static int fork_spare(mp__child *child)
 {
     pid_t pid;
+    int r;
 
     if (make_room() < 0)
         return MP_ENOMEM;
-    server.serial++;
     pid = fork();
+    if (pid < 0)
+        return -errno;
+    server.serial = server.first_end;
     if (pid == 0) {
         be_spare(child);
         return 1;
     }
-    if (pid < 0) {
-        server.serial--;
-        return -errno;
-    }
     shift_ends();
     server.children[server.count++] = (struct child_entry){ pid, server.serial, false };
-    return offer_spare(&server.children[server.count - 1]);
+    r = offer_spare(&server.children[server.count - 1]);
+    if (r < 0)
+        (void)kill(pid, SIGKILL); /* nobody will ever ask it */
+    return r;
 }
 
 /* As many as there shall be. True in the child that a spare became. */
 static bool fork_spares(mp__child *child)
 {
-    int r = 0;
+    int r = server.fault;
 
     while (server.idle < server.wanted && server.end_count && r == 0)
         r = fork_spare(child);
     if (r > 0)
         return true;
-    if (r < 0 && server.waiting && !server.idle)
+    if (server.waiting && !server.idle)
         (void)offer(r, -1);
     server.wanted = 0; /* what cannot be now is not tried again before it is wanted again */
     server.waiting = 0;
@@ -241,7 +298,7 @@ static bool is_idle(const struct child_entry *child)
 static void replace_spare(void)
 {
     server.idle--;
-    if (!server.on_demand)
+    if (!server.on_demand && server.wanted < MP__SPARES)
         server.wanted = MP__SPARES;
 }
 
@@ -280,22 +337,38 @@ static void graduate(uint64_t used)
     server.used = used;
 }
 
+/* Ends that have come. If some are lost, all are given up, so that there is no gap. */
+static void store_ends(const mp__parcel *ends, const mp__wish *wish)
+{
+    if (ends->count != wish->ends || ends->count > MP__ENDS_MAX - server.end_count) {
+        mp__fd_close_all(server.ends, server.end_count);
+        mp__fd_close_all(ends->fds, ends->count);
+        server.end_count = 0;
+        server.first_end = wish->first + wish->ends;
+        server.fault = MP_EMFILE;
+        return;
+    }
+    memcpy(server.ends + server.end_count, ends->fds, ends->count * sizeof(*ends->fds));
+    server.end_count += ends->count;
+}
+
 static void hear(void)
 {
     mp__wish wish;
-    mp__parcel parcel;
+    mp__parcel ends;
     bool lost = false;
     ssize_t n;
 
-    parcel.count = 0;
-    n = mp__fd_receive(mp_connection_fileno(server.channel), &wish, sizeof(wish), parcel.fds,
-        &parcel.count, &lost);
-    if (n != sizeof(wish) || lost || parcel.count > MP__ENDS_MAX - server.end_count)
-        _exit(0); /* nobody is there any more, or it cannot be understood */
-    memcpy(server.ends + server.end_count, parcel.fds, parcel.count * sizeof(*parcel.fds));
-    server.end_count += parcel.count;
+    ends.count = 0;
+    n = mp__fd_receive(
+        mp_connection_fileno(server.channel), &wish, sizeof(wish), ends.fds, &ends.count, &lost);
+    if (n != sizeof(wish))
+        _exit(0); /* nobody is there any more */
+    server.fault = 0;
+    store_ends(&ends, &wish);
     graduate(wish.used);
-    server.wanted = wish.count;
+    if (wish.count > server.wanted)
+        server.wanted = wish.count;
     server.waiting = wish.number;
 }
 
@@ -304,17 +377,17 @@ static void wake_up(int sig)
     (void)sig; /* ends ppoll */
 }
 
+/* Ctrl-C is for the owner and its children; but one that comes to a spare is not lost. */
 static void prepare_signals(void)
 {
-    struct sigaction ignore = { .sa_handler = SIG_IGN }, notice = { .sa_handler = wake_up };
-    sigset_t child;
+    struct sigaction ignore = { .sa_handler = SIG_IGN }, notice = { .sa_handler = wake_up },
+                     note = { .sa_handler = note_interrupt };
 
-    sigemptyset(&child);
-    sigaddset(&child, SIGCHLD);
-    (void)sigaction(SIGINT, &ignore, NULL); /* Ctrl-C is for the owner and its children */
+    change_mask(SIG_BLOCK, SIGCHLD); /* but while it waits, as SIGINT */
+    change_mask(SIG_BLOCK, SIGINT);
+    (void)sigaction(SIGINT, &note, NULL);
     (void)sigaction(SIGPIPE, &ignore, NULL);
     (void)sigaction(SIGCHLD, &notice, NULL);
-    (void)sigprocmask(SIG_BLOCK, &child, NULL); /* but while it waits */
 }
 
 /* Waits for something to do; ends the server with its owner. */
@@ -357,6 +430,7 @@ static void open_server(mp_connection *channel, const mp__server_orders *orders)
         .report = orders->report,
         .owner = mp__pid_has_descriptors() ? mp__pid_open(getppid()) : -1,
         .on_demand = orders->on_demand,
+        .first_end = 1,
     };
     mp__log_set_name("ForkServer");
     if ((server.owner < 0 && mp__pid_has_descriptors()) || mp__socket_pipe(server.alive) < 0)

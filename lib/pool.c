@@ -445,10 +445,12 @@ static int begin(mp_pool *pool, const mp_pool_options *options)
     if (r == 0)
         r = remember_pool(pool);
     mp__hooks_let_forks();
-    if (r == 0 && strcmp(mp_context_get_start_method(pool->context), "forkserver") == 0)
-        mp__forkserver_expect(pool->count);
-    for (size_t i = 0; i < pool->count && r == 0; i++)
+    for (size_t i = 0; i < pool->count && r == 0; i++) {
+        if (i % MP__EXPECT_MAX == 0 &&
+            strcmp(mp_context_get_start_method(pool->context), "forkserver") == 0)
+            mp__forkserver_expect(pool->count - i);
         r = mp__crew_start(pool, &pool->workers[i]);
+    }
     if (r == 0 && strcmp(mp_context_get_start_method(pool->context), "fork") == 0)
         r = mp__nursery_new(mp__child_run, &pool->nursery);
     return r;

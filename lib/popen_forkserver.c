@@ -124,6 +124,8 @@ void mp__forkserver_expect(size_t count)
     server *s = NULL;
 
     (void)pthread_mutex_lock(&requests);
+    if (count > MP__EXPECT_MAX)
+        count = MP__EXPECT_MAX;
     if (ensure(&s) == 0 && count > s->spares)
         (void)mp__server_wish(s, count, false);
     (void)pthread_mutex_unlock(&requests);

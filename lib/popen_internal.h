@@ -40,7 +40,9 @@ int mp__popen_wait(mp__popen *popen, int64_t deadline);
 /* Forgets a child: its end is of no interest any more. With mp__lock held. */
 void mp__popen_forget(mp__popen *popen);
 
-/* So many starts follow: the fork server goes ahead. Failure only costs time. */
+#define MP__EXPECT_MAX 8
+
+/* So many starts follow: the fork server goes ahead, by that many at a time. Failure only costs time. */
 void mp__forkserver_expect(size_t count);
 
 /* Ends the fork server of this process, if there is one. */

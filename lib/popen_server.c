@@ -35,6 +35,10 @@ static server *servers;
 
 /* ---- statuses ---- */
 
+/*
+ * A spare may die before it is taken, and another thread may read its status. It is kept
+ * until one after it is taken: none of those is ever a child.
+ */
 static void take_status(server *s, const mp__status *status)
 {
     for (mp__popen *child = s->children; child; child = child->sibling) {
@@ -43,6 +47,23 @@ static void take_status(server *s, const mp__status *status)
             child->exitcode = status->exitcode;
         }
     }
+    if (status->serial > s->owned && s->early_count < MP__ENDS_MAX)
+        s->early[s->early_count++] = *status;
+}
+
+/* Whether the spare of that serial has ended, as far as is known. Those before are forgotten. */
+static bool has_died(server *s, uint64_t serial)
+{
+    size_t left = 0;
+    bool died = false;
+
+    for (size_t i = 0; i < s->early_count; i++) {
+        died |= s->early[i].serial == serial;
+        if (s->early[i].serial > serial)
+            s->early[left++] = s->early[i];
+    }
+    s->early_count = left;
+    return died;
 }
 
 static void collect(server *s)
@@ -392,7 +413,7 @@ int mp__server_settle(int r, mp__lines *lines, mp__popen *popen)
     return r;
 }
 
-/* Pairs of sockets, the other ends for spares, until there are so many. As many as there is room for. */
+/* Pairs of sockets, whose other ends are for spares, until there are so many. */
 static int add_ends(server *s, size_t count, mp__parcel *theirs)
 {
     int pair[2];
@@ -405,12 +426,19 @@ static int add_ends(server *s, size_t count, mp__parcel *theirs)
         s->ends[s->end_count++] = pair[0];
         theirs->fds[theirs->count++] = pair[1];
     }
-    return s->end_count ? 0 : r;
+    return theirs->count || s->end_count >= count ? 0 : r;
+}
+
+/* What was not sent is not there. */
+static void take_back_ends(server *s, size_t count)
+{
+    s->end_count -= count;
+    mp__fd_close_all(s->ends + s->end_count, count);
 }
 
 int mp__server_wish(server *s, size_t count, bool waits)
 {
-    mp__wish wish = { waits ? ++s->wishes : 0, s->used, count };
+    mp__wish wish = { .number = waits ? ++s->wishes : 0, .used = s->used, .count = count };
     int fd = mp_connection_fileno(s->channel);
     mp__parcel theirs;
     int r;
@@ -419,9 +447,13 @@ int mp__server_wish(server *s, size_t count, bool waits)
         return fd;
     theirs.count = 0;
     mp__hooks_hold_forks(); /* until only those have them who shall */
+    wish.first = s->used + s->end_count + 1;
     r = add_ends(s, count + STOCK * s->spares, &theirs);
+    wish.ends = theirs.count;
     if (r == 0)
         r = mp__fd_send(fd, &(struct iovec){ &wish, sizeof(wish) }, 1, theirs.fds, theirs.count);
+    if (r < 0)
+        take_back_ends(s, theirs.count);
     mp__parcel_close(&theirs);
     mp__hooks_let_forks();
     return r;
@@ -461,21 +493,21 @@ static int accept_offer(server *s, const mp__offer *offer, mp__parcel *parcel, m
     return 1;
 }
 
-/* What an offer says: 1 and the spare, 0 when it is old, or a code. */
+/* What an offer says: 1 and the spare, 0 when the server is to be asked again, or a code. */
 static int consider(server *s, const mp__offer *offer, mp__parcel *parcel, mp__popen *popen,
     mp_connection **channel)
 {
     int code = (int)offer->pid;
 
-    drop_ends(s, offer->serial - (offer->pid >= 0));
-    if (offer->pid >= 0)
+    drop_ends(s, offer->serial - (offer->pid > 0));
+    if (offer->pid > 0)
         return accept_offer(s, offer, parcel, popen, channel);
-    return offer->wish != s->wishes
+    return offer->wish != s->wishes || code == 0
                ? 0
                : mp__fail(code, "the fork server cannot fork: %s", mp_strerror(code));
 }
 
-static int read_offer(server *s, mp__popen *popen, mp_connection **channel)
+static int read_offer(server *s, mp__popen *popen, mp_connection **channel, uint64_t *asked)
 {
     mp__parcel parcel;
     mp__offer offer;
@@ -486,6 +518,8 @@ static int read_offer(server *s, mp__popen *popen, mp_connection **channel)
     parcel.count = 0;
     n = mp__fd_try_receive(
         mp_connection_fileno(s->channel), &offer, sizeof(offer), parcel.fds, &parcel.count, &lost);
+    if (n == sizeof(offer) && offer.pid <= 0 && offer.wish == *asked)
+        *asked = 0;
     if (n == sizeof(offer))
         r = consider(s, &offer, &parcel, popen, channel);
     else
@@ -508,21 +542,21 @@ static short look(const server *s, bool wait)
 /* A spare, which is asked for when none is there. MP_EEOF: the server is gone. */
 static int take_offer(server *s, mp__popen *popen, mp_connection **channel)
 {
-    bool asked = false;
+    uint64_t asked = 0; /* the number of our wish, unless it was answered */
     int r = 0;
 
     while (r == 0) {
-        short events = look(s, asked);
+        short events = look(s, asked != 0);
 
         if (events & (POLLHUP | POLLERR | POLLNVAL))
             return MP_EEOF;
         if (events) {
             mp__hooks_hold_forks(); /* until it is known whose they are */
-            r = read_offer(s, popen, channel);
+            r = read_offer(s, popen, channel, &asked);
             mp__hooks_let_forks();
         } else {
             r = mp__server_wish(s, s->spares ? s->spares : 1, true);
-            asked = true;
+            asked = s->wishes;
         }
     }
     return r < 0 ? r : 0;
@@ -530,21 +564,31 @@ static int take_offer(server *s, mp__popen *popen, mp_connection **channel)
 
 /* ---- requests ---- */
 
-/* The child is that server's, which tells how it ends. */
-static void own(server *s, mp__popen *popen)
+/* The child is that server's, which tells how it ends. MP_EPIPE: it has ended already. */
+static int own(server *s, mp__popen *popen)
 {
+    bool died;
+
     mp__lock();
-    popen->server = s;
-    popen->sibling = s->children;
-    s->children = popen;
+    died = has_died(s, popen->serial);
+    s->owned = popen->serial;
+    if (!died) {
+        popen->server = s;
+        popen->sibling = s->children;
+        s->children = popen;
+    }
     mp__unlock();
+    return died ? MP_EPIPE : 0;
 }
 
+/* It is as if it had never been. */
 static void disown(mp__popen *popen)
 {
     mp__lock();
     mp__popen_forget(popen);
     popen->server = NULL;
+    popen->reported = false;
+    popen->exitcode = 0;
     mp__fd_drop(&popen->descriptor);
     mp__unlock();
 }
@@ -561,7 +605,7 @@ static int send_request(
     return r;
 }
 
-/* It is known as a child before it can end. */
+/* It is known as a child before it is told: so its end is seen, whenever that comes. */
 static int request(server *s, const mp__job *job, const mp__lines *lines, mp__popen *popen)
 {
     mp_connection *channel = NULL;
@@ -569,8 +613,9 @@ static int request(server *s, const mp__job *job, const mp__lines *lines, mp__po
 
     if (r < 0)
         return r;
-    own(s, popen);
-    r = send_request(s, channel, job, lines);
+    r = own(s, popen);
+    if (r == 0)
+        r = send_request(s, channel, job, lines);
     if (r < 0)
         disown(popen);
     mp_connection_free(channel);

@@ -14,9 +14,12 @@ struct mp__server {
     mp__popen popen;
     mp_connection *channel;
     int statuses;
-    int ends[MP__ENDS_MAX]; /* to the spares that were not taken, and those to come, in order */
+    int ends[MP__ENDS_MAX]; /* to spares that were not taken, and to those to come */
     size_t end_count;
-    uint64_t used;       /* the serial of the last offer that was taken */
+    uint64_t used;  /* ends that are gone; the next has the next number */
+    uint64_t owned; /* the serial of the last child, and what spares after it came to */
+    mp__status early[MP__ENDS_MAX];
+    size_t early_count;
     uint64_t wishes;     /* of offers that were waited for */
     unsigned spares;     /* it shall have, as far as it is asked in advance; 0: none */
     char *directory;     /* where it works: where we did when it was started */

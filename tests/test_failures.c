@@ -85,6 +85,17 @@ int socketpair(int domain, int type, int protocol, int fds[2])
     return -1;
 }
 
+ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
+{
+    ssize_t (*real)(int, const struct msghdr *, int);
+
+    find_real(&real, "sendmsg");
+    if (!fails())
+        return real(fd, message, flags);
+    errno = ENOBUFS;
+    return -1;
+}
+
 int posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_actions_t *actions,
     const posix_spawnattr_t *attributes, char *const argv[], char *const envp[])
 {
@@ -314,6 +325,36 @@ static void a_fork_server_that_cannot_fork_says_so(void **state)
     mp_process_free(p);
 }
 
+static int return_number(mp_call *call)
+{
+    int number;
+
+    return mp_unpack(call, &number) ? 99 : number;
+}
+
+/* Whatever cannot be sent: a child is that which start said it is. */
+static void each_child_has_its_own_exit_code_after_failures(void **state)
+{
+    (void)state;
+    for (int nth = 1; nth < 12; nth++) {
+        mp_process *children[6];
+
+        mp__forkserver_stop();
+        countdown = nth;
+        for (int i = 0; i < 6; i++) {
+            children[i] = mp_process_new(.target = return_number, .args = MP_ARGS(10 + i));
+            armed = true;
+            if (mp_process_start(children[i]) < 0) {
+                armed = false;
+                assert_int_equal(mp_process_start(children[i]), 0);
+            }
+            armed = false;
+        }
+        for (int i = 0; i < 6; i++)
+            assert_int_equal(finish(children[i]), 10 + i);
+    }
+}
+
 static void a_failed_start_can_be_tried_again(void **state)
 {
     mp_connection *a, *b;
@@ -483,6 +524,7 @@ static const struct CMUnitTest tests[] = {
     UNDER_EACH(every_call_fails_in_turn),
     ONCE(every_call_for_shared_memory_fails_in_turn),
     UNDER(a_fork_server_that_cannot_fork_says_so, "forkserver"),
+    UNDER_EACH(each_child_has_its_own_exit_code_after_failures),
     UNDER_EACH(a_failed_start_can_be_tried_again),
     ONCE(every_call_of_a_queue_fails_in_turn),
     UNDER_EACH(at_the_limit_of_descriptors_start_fails_clean),

@@ -183,6 +183,23 @@ static void killed_spares_are_replaced(void **state)
     assert_int_equal(only_child(getpid()), server);
 }
 
+static void await_sleep(pid_t pid)
+{
+    char path[64], text[512];
+    size_t n;
+
+    (void)snprintf(path, sizeof(path), "/proc/%ld/stat", (long)pid);
+    do {
+        FILE *file = fopen(path, "re");
+
+        assert_non_null(file);
+        n = fread(text, 1, sizeof(text) - 1, file);
+        (void)fclose(file);
+        text[n] = '\0';
+        assert_non_null(strrchr(text, ')'));
+    } while (strrchr(text, ')')[2] != 'S');
+}
+
 /* Waits until the server has offered two. */
 static void await_offers(void)
 {
@@ -228,29 +245,48 @@ static void *kill_at_random(void *argument)
     return NULL;
 }
 
-/* A child that is killed while it is told has ended, or another one is told; what fails says why. */
-static void start_under_fire(bool server_too)
+/*
+ * A child that is killed while it is told has ended, or another one is told; what fails
+ * says why; and each has its own exit code. Returns how many did not.
+ */
+static void *start_many(void *argument)
 {
     static char bytes[1 << 20];
-    pthread_t killer;
-    int started = 0;
+    const bool *server_too = argument;
+    intptr_t wrong = 0;
+
+    for (int i = 0, started = 0; i < 100 || started < 10; i++) {
+        int code = 1 + i % 90;
+        mp_process *p =
+            mp_process_new(.target = return_code_of_two, .args = MP_ARGS(code, mp_struct(&bytes)));
+        int r = mp_process_start(p);
+
+        wrong += r != 0 && r != MP_EFORKSERVER;
+        if (r == 0 && mp_process_join(p, PATIENCE) == 0) {
+            r = mp_process_exitcode(p);
+            wrong += r != code && r != -SIGKILL && !(*server_too && r == 255);
+            started++;
+        } else {
+            wrong += r == 0;
+        }
+        mp_process_free(p);
+    }
+    return (void *)wrong;
+}
+
+static void start_under_fire(bool server_too)
+{
+    pthread_t killer, starters[3];
+    void *wrong;
 
     atomic_store(&enough, false);
     assert_int_equal(mp_forkserver_ensure_running(), 0);
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(pthread_create(&starters[i], NULL, start_many, &server_too), 0);
     assert_int_equal(pthread_create(&killer, NULL, kill_at_random, &server_too), 0);
-    for (int i = 0; i < 200 || started < 20; i++) {
-        mp_process *p =
-            mp_process_new(.target = return_code_of_two, .args = MP_ARGS(3, mp_struct(&bytes)));
-        int r = mp_process_start(p);
-
-        assert_true(r == 0 || r == MP_EFORKSERVER);
-        if (r == 0 && mp_process_join(p, PATIENCE) == 0) {
-            int code = mp_process_exitcode(p);
-
-            assert_true(code == 3 || code == -SIGKILL || (server_too && code == 255));
-            started++;
-        }
-        mp_process_free(p);
+    for (int i = 0; i < 3; i++) {
+        (void)pthread_join(starters[i], &wrong);
+        assert_ptr_equal(wrong, NULL);
     }
     atomic_store(&enough, true);
     (void)pthread_join(killer, NULL);
@@ -267,6 +303,25 @@ static void servers_killed_at_any_moment_are_replaced(void **state)
 {
     (void)state;
     start_under_fire(true);
+}
+
+/* Ctrl-C is not for them, also not later, when they are children. */
+static void an_interrupt_of_spares_is_nobodys(void **state)
+{
+    pid_t server, spares[2];
+
+    (void)state;
+    assert_int_equal(mp_forkserver_ensure_running(), 0);
+    await_offers();
+    server = find_spares(spares);
+    for (int i = 0; i < 20; i++) {
+        await_sleep(spares[i % 2]);
+        assert_int_equal(kill(spares[i % 2], SIGINT), 0);
+        await_sleep(spares[i % 2]);
+    }
+    assert_int_equal(finish(start_process(.target = return_code, .args = MP_ARGS(3))), 3);
+    assert_int_equal(finish(start_process(.target = return_code, .args = MP_ARGS(4))), 4);
+    assert_int_equal(only_child(getpid()), server);
 }
 
 static void children_killed_at_any_moment_report_their_signal(void **state)
@@ -387,6 +442,7 @@ static const struct CMUnitTest tests[] = {
     UNDER(a_stopped_server_stops_no_start_for_which_there_is_a_spare, "forkserver"),
     UNDER(spares_killed_while_they_are_told_are_replaced, "forkserver"),
     UNDER(servers_killed_at_any_moment_are_replaced, "forkserver"),
+    UNDER(an_interrupt_of_spares_is_nobodys, "forkserver"),
     UNDER(children_killed_at_any_moment_report_their_signal, "forkserver"),
     UNDER_EACH(nothing_of_it_outlives_a_killed_owner),
     UNDER(it_has_no_address_to_connect_to, "forkserver"),

@@ -638,6 +638,17 @@ static void many_processes_are_terminated_right_after_start(void **state)
         assert_int_equal(finish(p[i]), -SIGTERM);
 }
 
+static void an_interrupt_right_after_start_arrives(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 30; i++) {
+        mp_process *p = start_process(.target = wait_for_ever);
+
+        assert_int_equal(mp_process_interrupt(p), 0);
+        assert_int_equal(finish(p), -SIGINT);
+    }
+}
+
 static void a_freed_process_goes_on_and_is_reaped_later(void **state)
 {
     mp_message message = MP_MESSAGE_INIT;
@@ -1000,6 +1011,7 @@ static const struct CMUnitTest tests[] = {
     UNDER_EACH(children_of_children_report_depth_first),
     UNDER_EACH(many_processes_end_well),
     UNDER_EACH(many_processes_are_terminated_right_after_start),
+    UNDER_EACH(an_interrupt_right_after_start_arrives),
     UNDER_EACH(a_freed_process_goes_on_and_is_reaped_later),
     UNDER_EACH(several_threads_may_join_one_process),
     UNDER_EACH(several_threads_may_start_processes),
