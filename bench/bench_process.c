@@ -20,6 +20,7 @@
 
 #define OPERATIONS 10 /* of a turn, whose median counts */
 #define PAYLOAD 256
+#define ROWS 6
 #define FLOOR_CHILD "BENCH_FLOOR_CHILD=1"
 #define BIG ((size_t)1 << 30)
 
@@ -51,7 +52,7 @@ static void floor_fork(void)
 }
 
 /* Waits for the end as one does who waits for several things at once. */
-static void wait_by_sentinel(pid_t pid)
+static void await_sentinel(pid_t pid)
 {
 #ifdef SYS_pidfd_open
     struct pollfd sentinel = { .fd = (int)syscall(SYS_pidfd_open, pid, 0), .events = POLLIN };
@@ -60,8 +61,94 @@ static void wait_by_sentinel(pid_t pid)
         (void)poll(&sentinel, 1, -1);
         (void)close(sentinel.fd);
     }
+#else
+    (void)pid;
 #endif
+}
+
+static void wait_by_sentinel(pid_t pid)
+{
+    await_sentinel(pid);
     reap(pid);
+}
+
+static void leave(int code, void *argument)
+{
+    (void)argument;
+    (void)fflush(NULL);
+    _exit(code);
+}
+
+/*
+ * By hand what the library promises of a child: nothing printed twice or lost, the
+ * program's signal handlers reset and not run in it, stdin from /dev/null, handlers
+ * of atexit that it registered itself, a sentinel.
+ */
+static void floor_fork_by_hand(void)
+{
+    static int null = -1, status = -1;
+    char text[2048];
+    sigset_t all, old;
+    pid_t pid;
+
+    if (null < 0) {
+        null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+        status = open("/proc/self/status", O_RDONLY | O_CLOEXEC);
+    }
+    (void)fflush(NULL);
+    bench_check(pread(status, text, sizeof(text), 0) > 0, "status");
+    sigfillset(&all);
+    (void)sigprocmask(SIG_SETMASK, &all, &old);
+    pid = fork();
+    if (pid == 0) {
+        (void)sigprocmask(SIG_SETMASK, &old, NULL);
+        (void)dup2(null, STDIN_FILENO);
+        (void)close(status);
+        (void)on_exit(leave, NULL);
+        exit(0);
+    }
+    (void)sigprocmask(SIG_SETMASK, &old, NULL);
+    wait_by_sentinel(pid);
+}
+
+/* A child forked ahead by another process, by hand: it reads its request and ends. */
+static int requests[2], offers[2];
+
+static void fork_ahead(void)
+{
+    char request[PAYLOAD];
+    pid_t pid;
+
+    do {
+        pid = fork();
+        if (pid == 0)
+            _exit(read(requests[1], request, sizeof(request)) == PAYLOAD ? 0 : 1);
+    } while (write(offers[1], &pid, sizeof(pid)) > 0 && waitpid(pid, NULL, 0) == pid);
+    _exit(0);
+}
+
+static void start_forking_ahead(void)
+{
+    bench_check(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, requests) == 0, "socketpair");
+    bench_check(pipe2(offers, O_CLOEXEC) == 0, "pipe2");
+    if (fork() == 0) {
+        (void)signal(SIGPIPE, SIG_IGN);
+        (void)close(requests[0]);
+        (void)close(offers[0]);
+        fork_ahead();
+    }
+    (void)close(requests[1]);
+    (void)close(offers[1]);
+}
+
+static void floor_spare_by_hand(void)
+{
+    static char request[PAYLOAD];
+    pid_t pid;
+
+    bench_check(read(offers[0], &pid, sizeof(pid)) == sizeof(pid), "offer");
+    bench_check(write(requests[0], request, sizeof(request)) == PAYLOAD, "request");
+    await_sentinel(pid);
 }
 
 /* This binary, executed to read a payload from its stdin. */
@@ -167,26 +254,30 @@ static void measure(const bench_options *options, bench_peer *peer)
         { .method = "spawn", .floor = floor_spawn },
         { .method = "forkserver", .floor = floor_fork },
         { .method = "forkserver", .floor = floor_fork, .spaced = true },
+        { .method = "fork", .floor = floor_fork_by_hand },
+        { .method = "forkserver", .floor = floor_spare_by_hand, .spaced = true },
     };
-    static const int peer_counts[] = { 20, 3, 10, 0 };
+    static const int peer_counts[] = { 20, 3, 10, 0, 0, 0 };
     static bench_row rows[] = {
         { .name = "fork", .goal = 1.10, .peer_goal = 14 },
         { .name = "spawn", .goal = 1.10, .peer_goal = 80 },
         { .name = "forkserver", .goal = 1.25, .peer_goal = 35 },
         { .name = "forkserver, 2 ms apart", .goal = 0.60 },
+        { .name = "fork, by hand" },
+        { .name = "2 ms apart, by hand" },
     };
     static bench_row big[] = {
         { .name = "spawn, 1 GiB", .goal = 1.05 },
         { .name = "forkserver, 1 GiB", .goal = 1.05 },
     };
 
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < ROWS; i++) {
         works[i].context = mp_get_context(works[i].method);
         start_and_join(works[i].context); /* starts the fork server, and warms up */
         works[i].floor();
     }
     for (int r = 0; r < options->rounds; r++) {
-        for (int i = 0; i < 4; i++) {
+        for (int i = 0; i < ROWS; i++) {
             int count = options->quick ? (peer_counts[i] + 9) / 10 : peer_counts[i];
             double us = count ? bench_ask(peer, "process %s %d", works[i].method, count) : 0;
 
@@ -196,7 +287,7 @@ static void measure(const bench_options *options, bench_peer *peer)
             bench_round(&big[i], options->quick ? 2 : 4, library_turn, big_turn, &works[i + 1], 0);
     }
     bench_print_header("start + join");
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < ROWS; i++)
         bench_print(&rows[i]);
     for (int i = 0; i < 2 && options->big; i++)
         bench_print(&big[i]);
@@ -208,14 +299,17 @@ int main(int argc, char **argv)
         be_floor_child();
     MP_MAIN () {
         bench_options options = bench_parse(argc, argv);
-        bench_peer peer = bench_peer_open();
+        bench_peer peer;
 
+        start_forking_ahead(); /* first: it has no end of what is made later */
+        peer = bench_peer_open();
         bench_check(readlink("/proc/self/exe", this_binary, sizeof(this_binary) - 1) > 0, "exe");
         (void)bench_ask(&peer, "process forkserver 1"); /* starts its server */
         measure(&options, &peer);
         bench_peer_close(&peer);
         printf("\nfloor: fork + waitpid; posix_spawn of this binary, %d bytes for it, pidfd, "
-               "waitpid%s\n",
+               "waitpid; by hand: what the\nlibrary promises of a child of fork, and a child that "
+               "another process forked ahead, by bare calls%s\n",
             PAYLOAD, options.big ? "; with 1 GiB: the library without it" : "");
     }
     return 0;
