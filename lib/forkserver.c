@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * forkserver.c - the server: a small single-threaded process that keeps two
+ * forkserver.c - the server: a small single-threaded process that keeps some
  * children forked ahead, the spares. Each holds an end of a socket pair whose other
  * end the owner has, and is offered to the owner: its pid and descriptor. To start a
  * child the owner takes an offer and writes the request into that socket: neither

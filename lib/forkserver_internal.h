@@ -14,7 +14,7 @@ typedef struct mp__status {
     int32_t unused; /* 0 */
 } mp__status;
 
-#define MP__SPARES 2 /* children a fork server has forked ahead */
+#define MP__SPARES 4 /* children a fork server has forked ahead */
 #define MP__ENDS_MAX 24
 
 /*

@@ -13,7 +13,8 @@
  *
  * A process that has started a child by fork keeps two descriptors for the next
  * time: /dev/null and its own status in /proc. For a fork server it keeps three, and
- * some sockets for children to come: two to six, up to 64 while a large pool starts.
+ * sockets for children to come: four to eight, up to twelve while a large pool starts.
+ * Four children are forked ahead, and wait.
  *
  * Where the system has no /proc, children have MP_LEVEL in their environment: how
  * many processes are above them. A program that its own children run without end
