@@ -96,7 +96,7 @@ static const char *step(cursor *c, uint64_t *payload, uint64_t *nested, bool *co
     return NULL;
 }
 
-const char *mp__check(const void *data, size_t size)
+const char *mp__check(const void *data, size_t size, int *code)
 {
     uint64_t open[MP__DEPTH_MAX + 1] = { 1 };
     uint64_t pending = 1, elements = 0, payload, nested;
@@ -106,11 +106,14 @@ const char *mp__check(const void *data, size_t size)
     const char *wrong;
     bool container;
 
+    *code = MP_EPROTOCOL;
     while (pending) {
         if (c.at == c.end)
             return "it ends inside a value";
-        if (++elements > most)
+        if (++elements > most) {
+            *code = MP_ETOOLONG;
             return "it has more values than mp_set_limits allows";
+        }
         wrong = step(&c, &payload, &nested, &container);
         if (wrong)
             return wrong;
@@ -122,8 +125,10 @@ const char *mp__check(const void *data, size_t size)
         if (pending > (uint64_t)(c.end - c.at))
             return "a list is beyond its end";
         if (container) {
-            if (depth == deepest)
+            if (depth == deepest) {
+                *code = MP_ETOODEEP;
                 return "its lists are nested too deep";
+            }
             open[++depth] = nested;
         }
         while (depth && !open[depth])

@@ -15,9 +15,9 @@
  * Walks the whole text: every length within the bytes that are there, all lists
  * together claim no more values than there are bytes left, depth and number of
  * values within the limits, one value and nothing behind it. NULL, or what is
- * wrong.
+ * wrong: *code is MP_EPROTOCOL, or MP_ETOOLONG or MP_ETOODEEP for a limit.
  */
-const char *mp__check(const void *data, size_t size);
+const char *mp__check(const void *data, size_t size, int *code);
 
 /* The longest message that is accepted. */
 uint64_t mp__limit_message(void);

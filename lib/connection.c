@@ -506,6 +506,9 @@ static int receive(mp_connection *c, mp_message *message, uint64_t maxlength)
 
     if (fd < 0 || !own)
         return fd < 0 ? fd : MP_ENOMEM;
+    if (mp__message_lends(message, &c->handle))
+        return mp__fail(MP_EINVAL, "a connection cannot receive into the message that lends it; "
+                                   "mp_connection_keep makes it yours");
     (void)pthread_mutex_lock(&c->reading);
     r = await(c, fd, maxlength);
     if (r == 0) {

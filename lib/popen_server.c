@@ -25,7 +25,7 @@
 #define STOP_SECONDS 1.0
 #define SPEAK_SECONDS 2.0
 #define LINGER_SECONDS 0.05
-#define STOCK 1 /* sockets in advance, for each spare */
+#define STOCK 1        /* sockets in advance, for each spare */
 #define REQUESTS_MAX 8 /* spares that are tried for one child */
 #define PATIENCE_MS 5  /* between looks, where a process has no descriptor to wait for */
 

@@ -10,6 +10,7 @@
  */
 #include "queues_internal.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 
@@ -21,6 +22,9 @@
 #include "spin_internal.h"
 #include "value_internal.h"
 
+#define BUSY                                                                          \
+    "another process is at work in the queue and does not come to an end: it may be " \
+    "stopped"
 #define NOT_NOW 1                  /* full, or empty */
 #define KEEP_MAX ((size_t)4 << 20) /* memory a queue keeps for packing */
 #define SIZE_BITS 48               /* of the word before an item; above: its descriptors */
@@ -223,9 +227,9 @@ static void tidy(mp_queue *q)
 {
     mp__queue_shared *s = q->ring.shared;
 
-    if (mp__queue_lock(&q->ring, &s->put_lock, 0) < 0)
+    if (!mp__queue_try(&q->ring, &s->put_lock))
         return; /* somebody else will */
-    if (mp__queue_lock(&q->ring, &s->get_lock, 0) == 0) {
+    if (mp__queue_try(&q->ring, &s->get_lock)) {
         if (mp__queue_ring_look(&q->ring, &q->ring.get) == 0 && mp__queue_ring_roomy(&q->ring))
             mp__queue_ring_shrink(&q->ring);
         if (atomic_exchange(&s->inherited, 0)) {
@@ -326,6 +330,8 @@ static int put(mp_queue *q, const mp__item *item, int64_t deadline)
     } while (r == 0);
     if (r == MP_ETIMEDOUT)
         return mp__fail(MP_EFULL, "there was no room in the queue within the time");
+    if (r == -EBUSY)
+        return mp__fail(MP_EFULL, BUSY);
     if (r == 0)
         after_put(q);
     return r;
@@ -442,8 +448,12 @@ static int get_item(mp_queue *q, mp_message *message)
     if (r < 0)
         return r;
     r = read_item(q, head, size, count, message);
+    if (r == 0)
+        r = mp__value_check(message);
+    if (r < 0)
+        mp__message_reset(message);
     if (r < 0 && r != MP_EPROTOCOL)
-        return r; /* it stays, unless its descriptors are gone: then it is of no use to anybody */
+        return r; /* it stays, unless it is damaged: then it is of no use to anybody */
     atomic_store_explicit(
         &s->heads[(gets + 1) & 1], head + length_of(size, count), memory_order_release);
     atomic_store(&s->gets, gets + 1); /* now it is taken */
@@ -486,6 +496,8 @@ static int get(mp_queue *q, mp_message *message, int64_t deadline)
     } while (r == 0);
     if (r == MP_ETIMEDOUT)
         return mp__fail(MP_EEMPTY, "nothing came into the queue");
+    if (r == -EBUSY)
+        return mp__fail(MP_EEMPTY, BUSY);
     if (r == 0)
         after_get(q, more, roomy);
     return r;
@@ -500,10 +512,13 @@ int mp_queue_get(mp_queue *q, mp_message *message, double timeout)
         return r;
     if (!message)
         return mp__fail(MP_EINVAL, "mp_queue_get needs a message to receive into");
+    if (mp__message_lends(message, &q->handle))
+        return mp__fail(MP_EINVAL, "a queue cannot be got from into the message that lends it; "
+                                   "mp_queue_keep makes it yours");
     if (!mp__message_own(message))
         return MP_ENOMEM;
     r = get(q, message, deadline);
-    return r < 0 ? r : mp__value_decode(message);
+    return r < 0 ? r : mp__value_decode_checked(message);
 }
 
 int mp_queue_get_nowait(mp_queue *q, mp_message *message)

@@ -5,6 +5,7 @@
  */
 #include "queues_ring_internal.h"
 
+#include <errno.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -19,6 +20,7 @@
 #define LOG2_KEPT 22              /* 4 MiB: so much memory stays, to be used again */
 #define STEP ((uint64_t)64 << 10) /* memory is taken in steps of this */
 #define LOOK INT64_C(5000000000)  /* ns that who only looks waits for who is at work */
+#define LEAST INT64_C(100000000)  /* ns that others do, however short their time is */
 
 /* ---- life ---- */
 
@@ -88,14 +90,28 @@ void mp__queue_ring_done(mp__queue_ring *ring)
 
 int mp__queue_lock(mp__queue_ring *ring, mp__mutex *lock, int64_t deadline)
 {
-    int r = mp__mutex_lock(lock, deadline);
+    int r = mp__mutex_lock(lock, 0);
 
-    if (r == MP_ETIMEDOUT && deadline == 0)
-        r = mp__mutex_lock(lock, mp__clock_now() + LOOK);
+    if (r == MP_ETIMEDOUT) {
+        int64_t least = mp__clock_now() + (deadline ? LEAST : LOOK);
+
+        r = mp__mutex_lock(lock, deadline > least ? deadline : least);
+        if (r == MP_ETIMEDOUT)
+            r = -EBUSY;
+    }
     if (r != MP_EOWNERDEAD)
         return r;
     atomic_store(&ring->shared->inherited, 1);
     return 0;
+}
+
+bool mp__queue_try(mp__queue_ring *ring, mp__mutex *lock)
+{
+    int r = mp__mutex_lock(lock, 0);
+
+    if (r == MP_EOWNERDEAD)
+        atomic_store(&ring->shared->inherited, 1);
+    return r == 0 || r == MP_EOWNERDEAD;
 }
 
 void mp__queue_unlock(mp__mutex *lock)

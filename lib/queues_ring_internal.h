@@ -91,8 +91,14 @@ int mp__queue_ring_adopt(mp__queue_ring *ring, int *fd);
 /* Harmless for one whose shared is NULL. */
 void mp__queue_ring_done(mp__queue_ring *ring);
 
-/* Locks one side. 0, MP_ETIMEDOUT (a deadline of 0 waits for who only looks, too), or a code. */
+/*
+ * Locks one side: 0, MP_EINTR, MP_EPROTOCOL, or -EBUSY (not recorded): somebody else holds
+ * it. That is waited for at least a tenth of a second, with a deadline of 0 five of them.
+ */
 int mp__queue_lock(mp__queue_ring *ring, mp__mutex *lock, int64_t deadline);
+
+/* Locks one side if that is free. */
+bool mp__queue_try(mp__queue_ring *ring, mp__mutex *lock);
 void mp__queue_unlock(mp__mutex *lock);
 
 /* With put_lock held: the view shows the ring, and there is room for size bytes. Or a code. */

@@ -466,7 +466,10 @@ int mp__shareable_list_get(mp_shareable_list *l, ptrdiff_t index, const mp__slot
         return r;
     switch (to->type) {
     case MP__SLOT_MESSAGE:
-        return put_into_message(value, (mp_message *)to->pointer);
+        return mp__message_lends((mp_message *)to->pointer, &l->handle)
+                   ? mp__fail(MP_EINVAL, "an item cannot be got into the message that lends the "
+                                         "list; mp_shareable_list_keep makes it yours")
+                   : put_into_message(value, (mp_message *)to->pointer);
     case MP__SLOT_TEXT:
     case MP__SLOT_BYTES:
     case MP__SLOT_OBJECT:

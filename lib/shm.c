@@ -46,7 +46,7 @@ int mp__shm_attach(const char *name, bool readonly)
     int fd;
 
     with_slash(name, path);
-    fd = shm_open(path, readonly ? O_RDONLY : O_RDWR, 0); /* close-on-exec by definition */
+    fd = shm_open(path, (readonly ? O_RDONLY : O_RDWR) | O_NONBLOCK, 0); /* it may be a FIFO */
     if (fd < 0)
         return -errno;
     if (mp__fd_raise(&fd) < 0) {
@@ -157,7 +157,7 @@ int mp__shm_remove(const char *name, const mp__shm_identity *identity)
     int fd;
 
     with_slash(name, path);
-    fd = shm_open(path, O_RDONLY, 0);
+    fd = shm_open(path, O_RDONLY | O_NONBLOCK, 0);
     if (fd < 0 && errno != EACCES && errno != EMFILE && errno != ENFILE)
         return -errno;
     if (fd >= 0 && fstat(fd, &status) == 0)

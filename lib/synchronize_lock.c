@@ -75,13 +75,20 @@ mp_lock *mp_rlock_new(void)
     return make(true);
 }
 
+/* By whatever thread of this process. */
+static bool is_held_here(const mp_lock *lock)
+{
+    return mp__mutex_is_held(&body_of(lock)->mutex) &&
+           (mp__lock_is_mine(lock) || pid_of(lock) == mp__self_get()->pid);
+}
+
 void mp_lock_free(mp_lock *lock)
 {
     char text[64];
 
     if (!lock)
         return;
-    if (!lock->shared.handle.lender && mp__lock_is_mine(lock) && mp__shared_is_last(lock)) {
+    if (!lock->shared.handle.lender && is_held_here(lock) && mp__shared_is_last(lock)) {
         /* The kernel's list of what a thread holds leads through this memory: it stays mapped. */
         mp_log(MP_LOG_WARNING,
             "%s is freed while it is held, and stays held until its thread ends; release it first",

@@ -523,10 +523,20 @@ static int resolve(mp__message *own, msgpack_object *value)
     }
 }
 
-int mp__value_decode(mp_message *message)
+int mp__value_check(const mp_message *message)
+{
+    const mp__buffer *bytes = &message->own->bytes;
+    int code;
+    const char *wrong = mp__check(bytes->data, bytes->size, &code);
+
+    return wrong ? mp__fail(code, "a message of %zu bytes is %s: %s", bytes->size,
+                       code == MP_EPROTOCOL ? "malformed" : "not for us", wrong)
+                 : 0;
+}
+
+int mp__value_decode_checked(mp_message *message)
 {
     mp__message *own = message->own;
-    const char *wrong;
     msgpack_unpacked unpacked;
     msgpack_unpack_return answer;
     size_t offset = 0;
@@ -537,10 +547,6 @@ int mp__value_decode(mp_message *message)
         message->value = mp_list();
         return 0;
     }
-    wrong = mp__check(own->bytes.data, own->bytes.size);
-    if (wrong)
-        return mp__fail(
-            MP_EPROTOCOL, "a message of %zu bytes is malformed: %s", own->bytes.size, wrong);
     msgpack_unpacked_init(&unpacked);
     answer = msgpack_unpack_next(&unpacked, own->bytes.data, own->bytes.size, &offset);
     if (answer == MSGPACK_UNPACK_NOMEM_ERROR)
@@ -555,6 +561,26 @@ int mp__value_decode(mp_message *message)
     }
     msgpack_unpacked_destroy(&unpacked);
     return r;
+}
+
+int mp__value_decode(mp_message *message)
+{
+    const mp__buffer *bytes = &message->own->bytes;
+    int code;
+    const char *wrong = mp__check(bytes->data, bytes->size, &code);
+
+    return wrong ? mp__fail(
+                       MP_EPROTOCOL, "a message of %zu bytes is malformed: %s", bytes->size, wrong)
+                 : mp__value_decode_checked(message);
+}
+
+bool mp__message_lends(const mp_message *message, const mp__handle *handle)
+{
+    const mp__received *one = message->own ? message->own->received : NULL;
+
+    while (one && one != handle->lender)
+        one = one->next;
+    return handle->lender && one;
 }
 
 /* ---- answering ---- */

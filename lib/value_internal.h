@@ -74,4 +74,11 @@ int mp__store(enum mp__slot_type type, size_t size, const msgpack_object *value,
  */
 int mp__value_decode(mp_message *message);
 
+/* Its two halves: MP_EPROTOCOL, or MP_ETOOLONG or MP_ETOODEEP for a limit; then the rest. */
+int mp__value_check(const mp_message *message);
+int mp__value_decode_checked(mp_message *message);
+
+/* Whether that came with this message, and would end if something else were received into it. */
+bool mp__message_lends(const mp_message *message, const mp__handle *handle);
+
 #endif

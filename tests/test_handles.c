@@ -1078,6 +1078,29 @@ static void a_stray_descriptor_reaches_fork_children_only(void **state)
     assert_int_equal(close(stray), 0);
 }
 
+static void the_message_that_lends_a_connection_is_not_received_into(void **state)
+{
+    mp_message message = MP_MESSAGE_INIT;
+    mp_connection *a, *b, *here, *there, *lent;
+
+    (void)state;
+    assert_int_equal(mp_pipe(&a, &b), 0);
+    assert_int_equal(mp_pipe(&here, &there), 0);
+    assert_int_equal(mp_connection_send(a, there), 0);
+    assert_int_equal(mp_connection_recv(b, &message), 0);
+    assert_int_equal(mp_unpack(&message, &lent), 0);
+    assert_int_equal(mp_connection_send(here, "hello"), 0);
+    assert_int_equal(mp_connection_recv(lent, &message), MP_EINVAL);
+    mp_connection_keep(lent);
+    assert_int_equal(mp_connection_recv(lent, &message), 0);
+    mp_message_clear(&message);
+    mp_connection_free(lent);
+    mp_connection_free(a);
+    mp_connection_free(b);
+    mp_connection_free(here);
+    mp_connection_free(there);
+}
+
 static const struct CMUnitTest tests[] = {
     UNDER_EACH(arguments_bring_connections_of_each_kind),
     UNDER_EACH(connections_may_be_freed_between_describing_and_starting),
@@ -1105,6 +1128,7 @@ static const struct CMUnitTest tests[] = {
     ONCE(a_kept_connection_may_be_freed_before_its_message),
     ONCE(freeing_a_lent_connection_only_closes_it),
     ONCE(unpacking_twice_gives_the_same_connection),
+    ONCE(the_message_that_lends_a_connection_is_not_received_into),
     UNDER_EACH(arguments_can_be_kept_and_freed),
     ONCE(handles_that_are_lost_leave_the_next_message_alone),
     UNDER_EACH(no_child_holds_the_channel_of_one_started_before),

@@ -1161,6 +1161,48 @@ static void overwritten_memory_crashes_nobody(void **state)
     }
 }
 
+static void an_item_beyond_the_limits_stays(void **state)
+{
+    mp_limits usual = { .elements = UINT64_C(1) << 28, .depth = 32 };
+    mp_message message = MP_MESSAGE_INIT;
+    mp_queue *queue = make_queue();
+    int number;
+
+    (void)state;
+    assert_int_equal(mp_queue_put(queue, mp_list(1, mp_list(mp_list(2))), 0), 0);
+    assert_int_equal(mp_set_limits(&(mp_limits){ .elements = 4 }), 0);
+    assert_int_equal(mp_queue_get(queue, &message, 0), MP_ETOOLONG);
+    assert_int_equal(mp_set_limits(&usual), 0);
+    assert_int_equal(mp_set_limits(&(mp_limits){ .depth = 2 }), 0);
+    assert_int_equal(mp_queue_get(queue, &message, 0), MP_ETOODEEP);
+    assert_int_equal(mp_set_limits(&usual), 0);
+    assert_int_equal(mp_queue_qsize(queue), 1);
+    assert_int_equal(mp_queue_get(queue, &message, 0), 0);
+    assert_int_equal(mp_unpack(&message, &number, NULL), 0);
+    assert_int_equal(number, 1);
+    mp_message_clear(&message);
+    mp_queue_free(queue);
+}
+
+static void the_message_that_lends_a_queue_is_not_got_into(void **state)
+{
+    mp_message message = MP_MESSAGE_INIT;
+    mp_queue *queue = make_queue(), *lent;
+
+    (void)state;
+    assert_int_equal(mp_queue_put(queue, queue, 0), 0);
+    assert_int_equal(mp_queue_put(queue, 7, 0), 0);
+    assert_int_equal(mp_queue_get(queue, &message, 0), 0);
+    assert_int_equal(mp_unpack(&message, &lent), 0);
+    assert_int_equal(mp_queue_get(lent, &message, 0), MP_EINVAL);
+    assert_int_equal(mp_queue_qsize(lent), 1);
+    mp_queue_keep(lent);
+    assert_int_equal(mp_queue_get(lent, &message, 0), 0);
+    mp_message_clear(&message);
+    mp_queue_free(lent);
+    mp_queue_free(queue);
+}
+
 static const struct CMUnitTest tests[] = {
     UNDER_EACH(a_bounded_queue_is_full_until_somebody_takes),
     UNDER_EACH(items_come_in_order_until_it_is_empty),
@@ -1190,6 +1232,8 @@ static const struct CMUnitTest tests[] = {
     UNDER_EACH(too_many_descriptors_leave_the_item_in_the_queue),
     ONCE(big_items_pass),
     ONCE(a_message_above_the_limit_stays),
+    ONCE(an_item_beyond_the_limits_stays),
+    ONCE(the_message_that_lends_a_queue_is_not_got_into),
     UNDER_EACH(an_interrupt_ends_a_wait),
     ONCE(malformed_queues_are_refused),
     ONCE(overwritten_memory_crashes_nobody),

@@ -1591,7 +1591,18 @@ static void a_python_that_attaches_may_take_our_name_away(void **state)
     mp_shared_memory_free(m); /* without an error, whoever took the name */
 }
 
+/* Anybody may make one there; to open it must not wait for its other end. */
+static void a_fifo_is_no_shared_memory(void **state)
+{
+    (void)state;
+    assert_int_equal(mkfifo("/dev/shm/mp-test-fifo", 0600), 0);
+    assert_null(mp_shared_memory_new(.name = "mp-test-fifo", .readonly = true));
+    assert_null(mp_shared_memory_new(.name = "mp-test-fifo"));
+    assert_int_equal(unlink("/dev/shm/mp-test-fifo"), 0);
+}
+
 static const struct CMUnitTest tests[] = {
+    ONCE(a_fifo_is_no_shared_memory),
     ONCE(a_name_leads_to_the_same_bytes),
     ONCE(names_are_taken_and_missing_and_unlinked_once),
     ONCE(wrong_sizes_and_wishes_are_refused),

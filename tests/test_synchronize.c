@@ -823,6 +823,46 @@ static void every_wait_ends_when_a_handler_interrupts(void **state)
     free_board(b, travelling);
 }
 
+static mp_lock *freed_by_another;
+
+/* Holds a lock that is freed meanwhile, and goes on to use others. */
+static void *go_on_without_it(void *line)
+{
+    mp_lock *other = mp_lock_new();
+    mp_message message = MP_MESSAGE_INIT;
+    intptr_t r = mp_lock_acquire(freed_by_another, MP_FOREVER);
+
+    r |= mp_connection_send(line, 1) | mp_connection_recv(line, &message);
+    for (int i = 0; i < 3; i++)
+        r |= mp_lock_acquire(other, MP_FOREVER) | mp_lock_release(other);
+    mp_message_clear(&message);
+    mp_lock_free(other);
+    return (void *)r;
+}
+
+static void a_lock_that_another_thread_holds_may_be_freed(void **state)
+{
+    mp_message message = MP_MESSAGE_INIT;
+    mp_connection *here, *there;
+    pthread_t thread;
+    void *r;
+
+    (void)state;
+    mp_log_to_stderr(MP_LOG_ERROR); /* it warns */
+    freed_by_another = mp_lock_new();
+    assert_int_equal(mp_pipe(&here, &there), 0);
+    assert_int_equal(pthread_create(&thread, NULL, go_on_without_it, there), 0);
+    assert_int_equal(mp_connection_recv(here, &message), 0);
+    mp_lock_free(freed_by_another);
+    assert_int_equal(mp_connection_send(here, 2), 0);
+    assert_int_equal(pthread_join(thread, &r), 0);
+    assert_ptr_equal(r, NULL);
+    mp_log_to_stderr(MP_LOG_WARNING);
+    mp_message_clear(&message);
+    mp_connection_free(here);
+    mp_connection_free(there);
+}
+
 static const struct CMUnitTest tests[] = {
     ONCE(a_lock_is_acquired_once_and_released_once),
     ONCE(an_rlock_is_released_as_often_as_acquired),
@@ -850,6 +890,7 @@ static const struct CMUnitTest tests[] = {
     ONCE(what_arrives_twice_is_the_same_lock),
     ONCE(without_descriptors_there_is_an_error),
     ONCE(no_object_is_no_crash),
+    ONCE(a_lock_that_another_thread_holds_may_be_freed),
     UNDER_EACH(every_wait_ends_when_a_handler_interrupts),
 };
 

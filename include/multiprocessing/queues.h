@@ -68,8 +68,8 @@ MP_API mp_queue *mp_queue_keep(mp_queue *queue);
  * else, so a value that cannot be is the caller's error and changes nothing.
  *
  * timeout: seconds to wait for room if there is a maxsize; MP_FOREVER; 0 or less: do
- * not wait. Without maxsize it waits for nothing but a process that is at work in
- * the queue at this moment; for that, five seconds at most when the timeout is 0.
+ * not wait. For a process that is at work in the queue at this moment it waits in any
+ * case: a tenth of a second if the timeout is shorter, five seconds if it is 0.
  *
  * Handles in a value are held by the system, in the send buffer of a socket. How many
  * items with handles a queue can have follows from net.core.wmem_max: some 270 at
@@ -77,7 +77,7 @@ MP_API mp_queue *mp_queue_keep(mp_queue *queue);
  * RLIMIT_NOFILE says, unless the user is root. One more is MP_EAGAIN, at once.
  *
  * Returns 0, or
- *   MP_EFULL     not within the time
+ *   MP_EFULL     not within the time; without maxsize: another process was stopped in it
  *   MP_ETOODEEP, MP_ETOOLONG, MP_ETYPE  the value cannot be packed
  *   MP_ENOMEM, -ENOSPC  no memory for it
  *   MP_EAGAIN    too many items with handles are in the queue; it was not put
@@ -95,12 +95,14 @@ MP_API int mp__queue_put(mp_queue *queue, msgpack_object value, double timeout);
  * Takes the oldest item, like get(timeout=timeout). mp_unpack takes the message
  * apart; its memory is the message's.
  *
- * timeout: seconds to wait for an item; MP_FOREVER; 0 or less: do not wait.
+ * timeout: seconds to wait for an item; MP_FOREVER; 0 or less: do not wait; as of put.
  *
  * Returns 0, or
  *   MP_EEMPTY    not within the time
- *   MP_ETOOLONG  longer than mp_set_limits allows; it stays in the queue
- *   MP_ENOMEM, MP_EMFILE (too many descriptors for its handles); it stays in the queue
+ *   MP_ETOOLONG, MP_ETOODEEP  longer than mp_set_limits allows; it stays in the queue
+ *   MP_ENOMEM, MP_EMFILE (too many descriptors for its handles); it stays in the queue,
+ *                unless memory ran out while it was taken apart
+ *   MP_EINVAL    the message is the one that lends the queue
  *   MP_EINTR     mp_interrupt(); nothing was taken
  *   MP_ECLOSED
  *   MP_EPROTOCOL another process damaged the item or the memory of the queue

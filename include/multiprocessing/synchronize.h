@@ -10,12 +10,15 @@
  *
  * A process or thread that is killed, at whatever instruction, harms nobody: a
  * lock it held goes to the next who asks, who is told (MP_EOWNERDEAD); a wait of
- * its is as if it had never begun; a barrier it waits at breaks.
+ * its is as if it had never begun, but a notification that had called it already is
+ * used up; a barrier it waits at breaks. One that is stopped (SIGSTOP) inside a
+ * function of a condition, an event or a barrier holds up the others there.
  *
  * A thread is known by what the kernel calls it, so all who use an object must be in
  * one PID namespace, and a child made past fork(), by _Fork or clone, passes for its
  * parent. A thread that dies with more than 2048 locks held leaves the rest locked:
- * the kernel looks at no more.
+ * the kernel looks at no more. So does a thread, other than the main one, that calls
+ * exec: release what it holds before.
  *
  * Who waits for a lock or at a barrier looks up 20 times a second: a wake-up can be
  * lost with a process that is killed.
@@ -24,7 +27,8 @@
  *
  * Timeouts are those of clock.h: 0 or less tries once. Waits end with MP_EINTR
  * after mp_interrupt() if that was allowed. An object must not be freed while
- * another thread of this process uses it.
+ * another thread of this process uses it; one that is lent by an array, a value or a
+ * condition is not freed at all.
  */
 #ifndef MULTIPROCESSING_SYNCHRONIZE_H
 #define MULTIPROCESSING_SYNCHRONIZE_H
