@@ -543,6 +543,72 @@ static void clients_that_send_nonsense_are_refused(void **state)
     mp_listener_free(l);
 }
 
+/* Between a client and the listener: passes on what they say, but for one bit of the client's. */
+struct middleman {
+    mp_connection *client, *listener;
+    size_t bit, passed;
+};
+
+static bool pass_on(struct middleman *m, mp_connection *from, mp_connection *to)
+{
+    uint8_t bytes[512];
+    ssize_t n = read(mp_connection_fileno(from), bytes, sizeof(bytes));
+
+    if (n <= 0)
+        return false;
+    if (from == m->client) {
+        if (m->bit / 8 >= m->passed && m->bit / 8 < m->passed + (size_t)n)
+            bytes[m->bit / 8 - m->passed] ^= (uint8_t)(1 << m->bit % 8);
+        m->passed += (size_t)n;
+    }
+    return write(mp_connection_fileno(to), bytes, (size_t)n) == n;
+}
+
+static void *stand_between(void *argument)
+{
+    struct middleman *m = argument;
+    mp_wait_item both[2] = { MP_WAIT(m->client), MP_WAIT(m->listener) };
+    bool goes_on = true;
+
+    while (goes_on && mp_wait(both, 2, PATIENCE) > 0) {
+        if (both[0].ready)
+            goes_on = pass_on(m, m->client, m->listener);
+        if (goes_on && both[1].ready)
+            goes_on = pass_on(m, m->listener, m->client);
+    }
+    mp_connection_free(m->client);
+    mp_connection_free(m->listener);
+    return NULL;
+}
+
+enum { RESPONSE = 4 + 40, CHALLENGE = 4 + 59, VERDICT = 4 + 9 };
+
+static void one_wrong_bit_is_enough_to_be_refused(void **state)
+{
+    mp_listener *l = mp_listener_new(NULL, .authkey = SECRET, .handshake_timeout = 0.05);
+    mp_listener *front = listen_at(0, NULL);
+    size_t bits = 8 * (RESPONSE + CHALLENGE + VERDICT);
+
+    (void)state;
+    assert_non_null(l);
+    for (size_t bit = 0; bit < bits; bit++) {
+        struct middleman m = { .bit = bit };
+        struct attempt attempt = { mp_listener_address(front), "secret", 1 };
+        pthread_t client, between;
+
+        assert_int_equal(pthread_create(&client, NULL, try_key, &attempt), 0);
+        m.client = accept_one(front);
+        m.listener = mp_client(mp_listener_address(l));
+        assert_non_null(m.listener);
+        assert_int_equal(pthread_create(&between, NULL, stand_between, &m), 0);
+        expect_refusal(l);
+        (void)pthread_join(between, NULL);
+        (void)pthread_join(client, NULL);
+    }
+    mp_listener_free(front);
+    mp_listener_free(l);
+}
+
 /* ---- the halves: OtherTest, ChallengeResponseTest ---- */
 
 static void *deliver(void *connection)
@@ -862,6 +928,7 @@ static const struct CMUnitTest tests[] = {
     ONCE(a_client_that_says_nothing_keeps_nobody_waiting),
     ONCE(a_client_that_takes_too_long_is_refused),
     ONCE(clients_that_send_nonsense_are_refused),
+    ONCE(one_wrong_bit_is_enough_to_be_refused),
     ONCE(answers_of_every_python_are_judged),
     ONCE(challenges_of_every_python_are_answered),
     ONCE(challenges_that_are_none_are_refused),
