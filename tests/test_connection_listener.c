@@ -561,7 +561,7 @@ static bool pass_on(struct middleman *m, mp_connection *from, mp_connection *to)
             bytes[m->bit / 8 - m->passed] ^= (uint8_t)(1 << m->bit % 8);
         m->passed += (size_t)n;
     }
-    return write(mp_connection_fileno(to), bytes, (size_t)n) == n;
+    return send(mp_connection_fileno(to), bytes, (size_t)n, MSG_NOSIGNAL) == n;
 }
 
 static void *stand_between(void *argument)
