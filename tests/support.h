@@ -63,7 +63,7 @@ int finish(mp_process *process);
 /* Seconds to wait before the watchdog calls this test a hang (120 unless told). */
 void support_allow(unsigned seconds);
 
-/* Open descriptors of this process, and its children (zombies too). */
+/* Open descriptors of this process, but for the stock of its fork server; its children (zombies too). */
 int count_descriptors(void);
 int count_children(void);
 

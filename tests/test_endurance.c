@@ -10,8 +10,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "popen_internal.h"
-
 static int nothing(mp_call *call)
 {
     (void)call;
@@ -37,13 +35,11 @@ static void nothing_is_left_of_ten_thousand_processes(void **state)
     size_t memory;
 
     support_allow(600);
-    run(100);              /* what is made once is made */
-    mp__forkserver_stop(); /* it has sockets in stock for children to come */
+    run(100); /* what is made once is made */
     descriptors = count_descriptors();
     children = count_children();
     memory = memory_in_use();
     run(HAS_ASAN || HAS_TSAN ? count / 20 : count);
-    mp__forkserver_stop();
     assert_int_equal(count_descriptors(), descriptors);
     assert_int_equal(count_children(), children);
     assert_true(memory_in_use() <= memory + 4096);
