@@ -53,8 +53,9 @@ static int descriptor_of(const mp_wait_item *item)
         return mp_process_sentinel(item->process);
     if (item->queue)
         return mp__queue_poll_fd(item->queue);
-    return item->fd < 0 ? mp__fail(MP_EBADF, "an item of mp_wait is descriptor %d", item->fd)
-                        : item->fd;
+    return item->fd < 0
+               ? mp__fail(MP_EBADF, "an item of mp_wait is NULL or descriptor %d", item->fd)
+               : item->fd;
 }
 
 /* Fills in what to poll; pending counts those that are ready without. */
