@@ -126,7 +126,7 @@ const char *mp__check(const void *data, size_t size, int *code)
             return "a list is beyond its end";
         if (container) {
             if (depth == deepest) {
-                *code = MP_ETOODEEP;
+                *code = deepest < MP__DEPTH_MAX ? MP_ETOODEEP : MP_EPROTOCOL;
                 return "its lists are nested too deep";
             }
             open[++depth] = nested;

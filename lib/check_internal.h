@@ -15,7 +15,8 @@
  * Walks the whole text: every length within the bytes that are there, all lists
  * together claim no more values than there are bytes left, depth and number of
  * values within the limits, one value and nothing behind it. NULL, or what is
- * wrong: *code is MP_EPROTOCOL, or MP_ETOOLONG or MP_ETOODEEP for a limit.
+ * wrong: *code is MP_EPROTOCOL, or MP_ETOOLONG or MP_ETOODEEP for a limit that could
+ * be higher.
  */
 const char *mp__check(const void *data, size_t size, int *code);
 

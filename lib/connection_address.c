@@ -41,7 +41,7 @@ static int family_of(const char *text, const char *family)
         return mp__fail(MP_EINVAL, "\"%s\" is the name of a pipe of Windows", text);
     if (*text == '@' || strchr(text, '/') || !find_port(text))
         return AF_UNIX;
-    return *text == '[' ? AF_INET6 : AF_UNSPEC;
+    return *text == '[' ? AF_INET6 : AF_INET; /* Python's are IPv4 */
 }
 
 static int read_path(const char *text, mp__address *address)
@@ -95,8 +95,6 @@ static int look_up(const char *text, int family, bool local, mp__address *addres
 
     if (r < 0)
         return r;
-    if (!*host && family == AF_UNSPEC)
-        hints.ai_family = AF_INET;
     e = getaddrinfo(*host ? host : NULL, port, &hints, &found);
     if (e)
         return mp__fail(e == EAI_MEMORY ? MP_ENOMEM : -EHOSTUNREACH, "\"%s\" is not found: %s",

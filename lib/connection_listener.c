@@ -1,15 +1,11 @@
 /* SPDX-License-Identifier: MIT
  *
- * connection_listener.c - listeners and clients. Clients that have yet to authenticate
- * are looked after together, so that none of them keeps another waiting.
+ * connection_listener.c - listeners. Clients that have yet to authenticate are looked
+ * after together, so that none of them keeps another waiting.
  */
 #include <multiprocessing/connection.h>
 
 #include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -28,12 +24,12 @@
 #include "error_internal.h"
 #include "fd_internal.h"
 #include "hooks_internal.h"
+#include "mutex_internal.h"
 #include "socket_internal.h"
 
 #define PENDING_MAX 64 /* clients that authenticate at a time; more wait in the system */
 #define HANDSHAKE_SECONDS 10.0
 #define CLOSE_PRIORITY (-1000) /* at exit: after what the program does itself */
-#define RETRY_MS 5
 
 /* A client that has not authenticated yet. */
 typedef struct pending {
@@ -67,7 +63,7 @@ struct mp_listener {
 
 static mp_listener *all;
 static unsigned generation; /* how many children of ours there are from the root down to here */
-static pid_t closes_at_exit;
+static _Atomic pid_t closes_at_exit;
 
 /* ---- copies, and the list ---- */
 
@@ -158,7 +154,10 @@ static int remember_path(mp_listener *l, const mp__address *address)
     l->path = realpath(path, NULL); /* wherever we work later */
     l->device = status.st_dev;
     l->inode = status.st_ino;
-    return l->path ? 0 : mp__fail(MP_ENOMEM, "out of memory for a listener");
+    if (l->path)
+        return 0;
+    (void)unlink(path);
+    return mp__fail(MP_ENOMEM, "out of memory for a listener");
 }
 
 /* Somebody may have put another socket there. */
@@ -176,15 +175,24 @@ static void remove_path(mp_listener *l)
     l->path = l->folder = NULL;
 }
 
+static mp_listener *find_open(void)
+{
+    mp_listener *l;
+
+    mp__lock();
+    for (l = all; l && atomic_load(&l->closing); l = l->next)
+        ;
+    mp__unlock();
+    return l;
+}
+
 static void close_all(void *argument)
 {
-    mp_listener *next;
+    mp_listener *l;
 
     (void)argument;
-    for (mp_listener *l = all; l; l = next) {
-        next = l->next;
+    while ((l = find_open()))
         mp_listener_close(l);
-    }
 }
 
 /* Without memory what is open at exit leaves its path. */
@@ -196,7 +204,7 @@ static void close_at_exit(void)
 
 /* ---- beginning ---- */
 
-static int bind_and_listen(int fd, const mp__address *address, int backlog, const char *text)
+static int bind_to(int fd, const mp__address *address, const char *text)
 {
     int yes = 1;
 
@@ -207,8 +215,6 @@ static int bind_and_listen(int fd, const mp__address *address, int backlog, cons
             errno == EADDRINUSE && mp__address_path(address)
                 ? " (a path stays when its listener was killed: remove it then)"
                 : "");
-    if (listen(fd, backlog > 0 ? backlog : SOMAXCONN) < 0)
-        return mp__fail_errno("cannot listen");
     return 0;
 }
 
@@ -221,9 +227,11 @@ static int open_at(mp_listener *l, const char *text, const mp_listener_options *
 
     if (fd < 0)
         return fd;
-    r = bind_and_listen(fd, &address, o->backlog, text);
+    r = bind_to(fd, &address, text);
     if (r == 0)
         r = remember_path(l, &address);
+    if (r == 0 && listen(fd, o->backlog > 0 ? o->backlog : SOMAXCONN) < 0)
+        r = mp__fail_errno("cannot listen");
     if (r < 0) {
         mp__fd_close(fd);
         return r;
@@ -265,6 +273,8 @@ static void release(mp_listener *l)
     mp__buffer_done(&l->key);
     (void)pthread_mutex_destroy(&l->accepting);
     free(l->pending);
+    free(l->folder);
+    free(l->path);
     free(l);
 }
 
@@ -306,19 +316,12 @@ mp_listener *mp_listener_create(const mp_listener_options *o)
 
 /* ---- accepting; with the lock held ---- */
 
-static void answer_fast(int fd)
-{
-    int yes = 1;
-
-    (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof(yes)); /* fails for others */
-}
-
 /* The client is in. */
 static int let_in(mp_listener *l, int fd, const char *from, mp_connection **connection)
 {
     mp_connection *c;
 
-    answer_fast(fd);
+    mp__fd_answer_fast(fd);
     c = mp_connection_new(&fd);
     if (!c) {
         mp__fd_close(fd);
@@ -342,8 +345,10 @@ static int refuse(mp_listener *l, size_t i, const char *why)
 
     (void)snprintf(text, sizeof(text), "%s", why);
     (void)snprintf(from, sizeof(from), "%s", l->pending[i].from);
+    mp__hooks_hold_forks(); /* a copy made in between would close it again */
     mp__fd_close(l->pending[i].fd);
     forget(l, i);
+    mp__hooks_let_forks();
     return mp__fail(
         MP_EAUTHENTICATION, "a client%s%s was not let in: %s", *from ? " from " : "", from, text);
 }
@@ -386,6 +391,25 @@ static int welcome(mp_listener *l, int fd, const char *from, mp_connection **con
     return advance(l, l->count - 1, connection);
 }
 
+/* Whether accept failed because of that client, or since another process was faster. */
+static bool is_of_a_client(int code)
+{
+    switch (-code) {
+    case EAGAIN:
+    case EINTR:
+    case ECONNABORTED:
+    case EPROTO:
+    case EPERM: /* a firewall */
+    case ENETDOWN:
+    case ENETUNREACH:
+    case EHOSTDOWN:
+    case EHOSTUNREACH:
+        return true;
+    default:
+        return false;
+    }
+}
+
 static int take_client(mp_listener *l, mp_connection **connection)
 {
     mp__address address = { .size = sizeof(address.name) };
@@ -397,10 +421,8 @@ static int take_client(mp_listener *l, mp_connection **connection)
     if (fd >= 0) {
         mp__address_write(&address, from);
         r = welcome(l, fd, from, connection);
-    } else if (fd == MP_EMFILE || fd == MP_ENFILE || fd == MP_ENOMEM) {
-        r = mp__fail(fd, "cannot accept a client: %s", mp_strerror(fd));
     } else {
-        r = 0; /* it left, or another process was faster */
+        r = is_of_a_client(fd) ? 0 : mp__fail(fd, "cannot accept a client: %s", mp_strerror(fd));
     }
     mp__hooks_let_forks();
     return r;
@@ -487,16 +509,33 @@ static bool close_if_asked(mp_listener *l)
     return true;
 }
 
+/* One thread at a time; the others wait for it as long as they have time. */
+static int enter(mp_listener *l, int64_t deadline)
+{
+    int e;
+
+    if (deadline == MP__NEVER)
+        e = pthread_mutex_lock(&l->accepting);
+    else if (deadline == 0)
+        e = pthread_mutex_trylock(&l->accepting);
+    else
+        e = mp__mutex_timedlock(&l->accepting, deadline);
+    return e ? mp__fail(MP_ETIMEDOUT, "no client came: another thread accepts") : 0;
+}
+
 int mp_listener_accept(mp_listener *l, double timeout, mp_connection **connection)
 {
+    int64_t deadline = mp__clock_deadline(timeout);
     int r;
 
     if (!l || !connection)
         return mp__fail(MP_EINVAL, "mp_listener_accept needs a listener and a place");
     if (is_lost(l))
         return closed();
-    (void)pthread_mutex_lock(&l->accepting);
-    r = accept_until(l, mp__clock_deadline(timeout), connection);
+    r = enter(l, deadline);
+    if (r < 0)
+        return r;
+    r = accept_until(l, deadline, connection);
     (void)pthread_mutex_unlock(&l->accepting);
     (void)close_if_asked(l);
     return r;
@@ -551,104 +590,4 @@ void mp_listener_free(mp_listener *l)
         return;
     mp_listener_close(l);
     release(l);
-}
-
-/* ---- clients ---- */
-
-/* Until it is connected. A Unix socket whose listener has enough to do is tried again. */
-static int connect_until(int fd, const mp__address *address, const char *text, int64_t deadline)
-{
-    int error = 0, r = 0;
-    socklen_t size = sizeof(error);
-
-    while (connect(fd, (const struct sockaddr *)&address->name, address->size) < 0) {
-        if (errno == EISCONN)
-            return 0;
-        if (errno == EINPROGRESS || errno == EALREADY || errno == EINTR)
-            break;
-        if (errno != EAGAIN)
-            return mp__fail(-errno, "cannot connect to %s: %s", text, strerror(errno));
-        r = mp__clock_over(deadline) ? MP_ETIMEDOUT : mp__fd_check_interrupt();
-        if (r < 0)
-            return r == MP_ETIMEDOUT ? mp__fail(r, "%s does not accept", text) : r;
-        (void)poll(NULL, 0, RETRY_MS);
-    }
-    r = mp__fd_wait(fd, POLLOUT, deadline);
-    if (r > 0 && getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) == 0 && error)
-        return mp__fail(-error, "cannot connect to %s: %s", text, strerror(error));
-    return r > 0 ? 0 : r < 0 ? r : mp__fail(MP_ETIMEDOUT, "%s does not accept", text);
-}
-
-static int authenticate(int fd, mp_bytes_view key, int64_t deadline)
-{
-    mp__handshake h;
-    int r;
-
-    if (!key.data)
-        return key.size ? mp__fail(MP_EINVAL, "an authkey at NULL") : 0;
-    mp__handshake_begin(&h, false, key.data, key.size);
-    while ((r = mp__handshake_advance(&h, fd)) == 0) {
-        r = mp__fd_wait(fd, POLLIN, deadline);
-        if (r == 0)
-            r = mp__fail(MP_ETIMEDOUT, "the listener does not answer: it may want no key");
-        if (r < 0)
-            return r;
-    }
-    return r < 0 ? r : 0;
-}
-
-/* A connection of that family which leads nowhere yet. */
-static int open_client(int family, mp_connection **connection)
-{
-    int fd;
-
-    mp__hooks_hold_forks(); /* until it is known as a connection */
-    fd = mp__socket_new(family);
-    if (fd >= 0)
-        *connection = mp_connection_new(&fd);
-    if (fd >= 0) {
-        mp__fd_close(fd);
-        fd = mp_last_error()->code;
-    }
-    mp__hooks_let_forks();
-    return *connection ? 0 : fd;
-}
-
-static int connect_client(const mp_client_options *o, mp_connection **connection)
-{
-    int64_t deadline = o->timeout > 0 ? mp__clock_deadline(o->timeout) : MP__NEVER;
-    mp__address address = { .size = 0 };
-    int r = mp__address_read(o->address, o->family, false, &address);
-    int fd;
-
-    if (r == 0)
-        r = open_client(address.name.ss_family, connection);
-    if (r < 0)
-        return r;
-    fd = mp_connection_fileno(*connection);
-    r = connect_until(fd, &address, o->address, deadline);
-    if (r == 0 && fcntl(fd, F_SETFL, 0) < 0)
-        r = mp__fail_errno("cannot use a socket");
-    if (r == 0)
-        r = authenticate(fd, o->authkey, deadline);
-    if (r == 0)
-        answer_fast(fd);
-    return r;
-}
-
-mp_connection *mp_client_create(const mp_client_options *o)
-{
-    mp_connection *c = NULL;
-    mp_error why;
-
-    if (!o->address) {
-        (void)mp__fail(MP_EINVAL, "mp_client needs an address");
-        return NULL;
-    }
-    if (connect_client(o, &c) == 0)
-        return c;
-    why = *mp_last_error();
-    mp_connection_free(c);
-    (void)mp__fail(why.code, "%s", why.text);
-    return NULL;
 }

@@ -7,6 +7,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -394,4 +396,11 @@ ssize_t mp__fd_try_send(int fd, struct iovec *vector, int parts, const int *fds,
     if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
         return MP_EAGAIN;
     return n < 0 ? mp__fail_errno("send") : n;
+}
+
+void mp__fd_answer_fast(int fd)
+{
+    int yes = 1;
+
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof(yes));
 }

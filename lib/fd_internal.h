@@ -77,6 +77,9 @@ ssize_t mp__fd_try_receive(int fd, void *data, size_t size, int *fds, size_t *co
  */
 ssize_t mp__fd_try_peek(int fd, void *data, size_t size, int *fds, size_t *count, bool *lost);
 
+/* Small messages go at once, for which TCP would wait. Nothing for other descriptors. */
+void mp__fd_answer_fast(int fd);
+
 /* A child made by fork does not share the interrupts of its parent. */
 void mp__fd_after_fork(void);
 

@@ -59,6 +59,12 @@ bool mp__server_is_dead(int r);
 /* The lines of a child to be; our ends are in *popen, and so known as ours, from now on. */
 int mp__server_open_lines(const mp__job *job, mp__lines *lines, mp__popen *popen);
 
+/* The child is that server's, which tells how it ends. MP_EPIPE: it has ended already. */
+int mp__server_own(mp__server *server, mp__popen *popen);
+
+/* It is as if it had never been. */
+void mp__server_disown(mp__popen *popen);
+
 /* Says that there shall be so many offers; waits: for one of them. */
 int mp__server_wish(mp__server *server, size_t count, bool waits);
 

@@ -394,11 +394,13 @@ static void closing_wakes_who_accepts(void **state)
 {
     for (int i = 0; i < 50; i++) {
         mp_listener *l = listen_at(0, i % 2 ? "secret" : NULL);
+        mp_connection *c;
         pthread_t thread;
         void *result;
 
         (void)state;
         assert_int_equal(pthread_create(&thread, NULL, accept_for_ever, l), 0);
+        assert_int_equal(mp_listener_accept(l, i % 3 ? 0 : 0.001, &c), MP_ETIMEDOUT);
         mp_listener_close(l);
         assert_int_equal(pthread_join(thread, &result), 0);
         assert_int_equal(*(int *)result, MP_ECLOSED);

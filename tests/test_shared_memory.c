@@ -1594,11 +1594,15 @@ static void a_python_that_attaches_may_take_our_name_away(void **state)
 /* Anybody may make one there; to open it must not wait for its other end. */
 static void a_fifo_is_no_shared_memory(void **state)
 {
+    char path[64];
+    const char *name = path + strlen("/dev/shm/");
+
     (void)state;
-    assert_int_equal(mkfifo("/dev/shm/mp-test-fifo", 0600), 0);
-    assert_null(mp_shared_memory_new(.name = "mp-test-fifo", .readonly = true));
-    assert_null(mp_shared_memory_new(.name = "mp-test-fifo"));
-    assert_int_equal(unlink("/dev/shm/mp-test-fifo"), 0);
+    (void)snprintf(path, sizeof(path), "/dev/shm/mp-test-fifo-%ld", (long)getpid());
+    assert_int_equal(mkfifo(path, 0600), 0);
+    assert_null(mp_shared_memory_new(.name = name, .readonly = true));
+    assert_null(mp_shared_memory_new(.name = name));
+    assert_int_equal(unlink(path), 0);
 }
 
 static const struct CMUnitTest tests[] = {

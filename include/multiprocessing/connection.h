@@ -79,6 +79,7 @@ MP_API int mp__connection_send(mp_connection *connection, msgpack_object value);
  *   MP_ETRUNCATED  the writer ended inside a message
  *   MP_EPROTOCOL   the bytes are no message; for good if the frame itself is wrong
  *   MP_ETOOLONG    above the limit of mp_set_limits; the message is still pending
+ *   MP_EINVAL      NULL, or the message is the one that lends this connection
  *   MP_ECLOSED, MP_EDIRECTION, MP_EINTR, MP_ENOMEM, MP_EMFILE (handles were lost)
  */
 MP_API int mp_connection_recv(mp_connection *connection, mp_message *message);
@@ -177,8 +178,9 @@ typedef struct mp_listener_options {
 /*
  * Begins to listen: mp_listener_new("/tmp/service", .authkey = { "secret", 6 }).
  *
- * address: "host:port" or "[::1]:port" for TCP: port 0 is any, an empty host is every
- * interface; anything else is the path of a Unix socket, "@name" one without a path
+ * address: "host:port" for TCP over IPv4, "[host]:port" over IPv6: port 0 is any, an
+ * empty host is every interface; anything else is the path of a Unix socket, to which
+ * may connect whom its permissions (the umask) let; "@name" is one without a path
  * (Linux: any user of the machine can reach that, so without a key only processes of
  * the same user are let in). With .family the look of it does not matter. NULL: a path
  * of its own below TMPDIR, or with a family of TCP a port of localhost.
