@@ -6,6 +6,7 @@
 #define MP__IDENTITY_INTERNAL_H
 
 #include <multiprocessing/process.h>
+#include <stdatomic.h>
 
 #include "bootstrap_internal.h"
 #include "context_internal.h"
@@ -25,7 +26,8 @@ struct mp_process {
     char *own_name; /* what of the above is this object's; a child lends what it was told */
     mp__buffer own_authkey;
     uint32_t *own_path;
-    bool daemon, starting, started, closed, freed;
+    bool daemon, starting, freed;
+    atomic_bool started, closed; /* written with mp__lock held, read without */
     pid_t creator;
     mp__popen popen;
     mp_process *previous, *next; /* in mp__children */

@@ -283,13 +283,14 @@ int mp__process_start_from(mp_process *p, mp__nursery *nursery)
     if (r < 0)
         return r;
     r = launch(p, method, nursery);
+    if (r == 0)
+        drop_arguments(p);
     mp__lock();
     p->starting = false;
     p->started = r == 0;
     mp__unlock();
     if (r < 0)
         return r;
-    drop_arguments(p);
     mp_log(MP_LOG_DEBUG, "started %s, pid %ld", p->name, (long)p->popen.pid);
     return 0;
 }
@@ -434,24 +435,40 @@ int mp_process_interrupt(mp_process *p)
 
 /* ---- ending ---- */
 
+/* One thread closes it, once. What a join waits for stays open until that returns. */
+static int claim_close(mp_process *p, bool *mine)
+{
+    bool runs;
+
+    mp__lock();
+    runs = p->starting || (p->started && !mp__popen_poll(&p->popen));
+    *mine = !runs && !p->closed;
+    if (*mine) {
+        p->closed = p->popen.closed = true;
+        if (!p->popen.waiters)
+            mp__popen_close(&p->popen);
+    }
+    mp__unlock();
+    return runs ? mp__fail(MP_ERUNNING, "process %s still runs; join it or end it first", p->name)
+                : 0;
+}
+
 int mp_process_close(mp_process *p)
 {
+    bool mine = false;
+    int r = 0;
+
     if (!p || p->closed)
         return 0;
     if (p->role != MP__CHILD)
         return mp__fail(MP_ERUNNING, "process %s is running", p->name);
-    if (p->creator == mp__hooks_pid()) {
-        if (p->started && !has_ended(p))
-            return mp__fail(MP_ERUNNING, "process %s still runs; join it or end it first", p->name);
-        mp__lock();
-        p->popen.closed = true;
-        if (!p->popen.waiters)
-            mp__popen_close(&p->popen);
-        mp__unlock();
+    if (p->creator == mp__hooks_pid())
+        r = claim_close(p, &mine);
+    else
+        p->closed = true;
+    if (mine)
         drop_arguments(p);
-    }
-    p->closed = true;
-    return 0;
+    return r;
 }
 
 void mp_process_free(mp_process *p)
