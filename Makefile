@@ -36,7 +36,7 @@ MSGPACK_LIBS = $(shell pkg-config --libs $(MSGPACK))
 CMOCKA_CFLAGS = $(shell pkg-config --cflags cmocka)
 CMOCKA_LIBS = $(shell pkg-config --libs cmocka)
 
-COMPILE = $(CC) -std=c11 -D_GNU_SOURCE $(WARNINGS) $(CFLAGS) $(SANITIZE) -pthread -MMD -MP -Iinclude
+COMPILE = $(CC) -std=c11 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 $(WARNINGS) $(CFLAGS) $(SANITIZE) -pthread -MMD -MP -Iinclude
 LINK = $(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -pthread
 
 OTHER := $(if $(filter posix,$(OS)),linux,posix)

@@ -31,7 +31,9 @@ int mp_set_limits(const mp_limits *limits)
 
 uint64_t mp__limit_message(void)
 {
-    return atomic_load_explicit(&limit_message, memory_order_relaxed);
+    uint64_t limit = atomic_load_explicit(&limit_message, memory_order_relaxed);
+
+    return limit < PTRDIFF_MAX ? limit : PTRDIFF_MAX; /* no memory holds more */
 }
 
 typedef struct {

@@ -20,7 +20,7 @@
  */
 const char *mp__check(const void *data, size_t size, int *code);
 
-/* The longest message that is accepted. */
+/* The longest message that is accepted: what mp_set_limits says, and PTRDIFF_MAX. */
 uint64_t mp__limit_message(void);
 
 #endif

@@ -52,6 +52,15 @@ static void leave_at_exit(int code)
     leave(code);
 }
 
+static int returned = -1; /* by the target */
+
+/* Where exit() does not tell its code: who calls it in the target runs the parent's handlers, too. */
+static void leave_after_return(void)
+{
+    if (returned >= 0)
+        leave(returned);
+}
+
 /* Ties a daemon to its parent, and keeps what tells the parent of our end. */
 static void hold_lines(mp__child *child)
 {
@@ -82,7 +91,9 @@ void mp__child_run(mp__child *child)
     mp_log(MP_LOG_DEBUG, "child begins");
     if (child->identity.method == MP__SPAWN || mp__pid_on_exit(leave_at_exit))
         exit(call_target(child) & 0xff);
-    leave(call_target(child) & 0xff); /* exit() would call the handlers of the parent */
+    (void)atexit(leave_after_return);
+    returned = call_target(child) & 0xff;
+    exit(returned);
 }
 
 /* An exec'd process at its guard: becomes the child or server it is told to be. Never returns. */

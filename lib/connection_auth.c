@@ -13,7 +13,7 @@
 #include "connection_auth_internal.h"
 
 #include <string.h>
-#include <sys/random.h>
+#include <unistd.h>
 
 #include <multiprocessing/connection.h>
 

@@ -340,11 +340,11 @@ static void attach(struct msghdr *message, void *control, const int *fds, size_t
     struct cmsghdr *c = control;
 
     message->msg_control = control;
-    message->msg_controllen = CMSG_SPACE(sizeof(int) * count);
+    message->msg_controllen = (socklen_t)CMSG_SPACE(sizeof(int) * count);
     memset(control, 0, message->msg_controllen);
     c->cmsg_level = SOL_SOCKET;
     c->cmsg_type = SCM_RIGHTS;
-    c->cmsg_len = CMSG_LEN(sizeof(int) * count);
+    c->cmsg_len = (socklen_t)CMSG_LEN(sizeof(int) * count);
     memcpy(CMSG_DATA(c), fds, sizeof(int) * count);
 }
 

@@ -15,7 +15,7 @@
 #include <sys/uio.h>
 
 #define MP__FD_LOW 3
-#define MP__FDS_MAX 253 /* descriptors the kernel carries in one message */
+#define MP__FDS_MAX 252 /* descriptors in one message: the kernel carries 253, musl 252 */
 
 /* -1 is harmless. */
 void mp__fd_close(int fd);

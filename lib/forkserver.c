@@ -368,7 +368,7 @@ static void hear(void)
     store_ends(&ends, &wish);
     graduate(wish.used);
     if (wish.count > server.wanted)
-        server.wanted = wish.count;
+        server.wanted = (size_t)wish.count;
     server.waiting = wish.number;
 }
 

@@ -1,8 +1,21 @@
 /* SPDX-License-Identifier: MIT
  *
- * launch_linux.c - posix_spawn, which here does not copy the address space.
+ * launch_linux.c - posix_spawn, which here does not copy the address space. Where
+ * it cannot close what is not the child's, this is the POSIX twin.
  */
 #include "launch_internal.h"
+
+#include <features.h>
+
+#ifdef __GLIBC__
+#if __GLIBC_PREREQ(2, 34)
+#define CAN_CLOSE_FROM
+#endif
+#endif
+
+#ifndef CAN_CLOSE_FROM
+#include "launch_posix.c"
+#else
 
 #include <fcntl.h>
 #include <signal.h>
@@ -91,3 +104,5 @@ int mp__launch_self(char *path, size_t size)
     (void)snprintf(path, size, "/proc/self/exe");
     return 0;
 }
+
+#endif

@@ -103,13 +103,13 @@ void mp__mutex_wake(mp__mutex *mutex);
 #define MP__TSAN 1
 #endif
 #endif
-#if defined(__GLIBC__) && defined(__LP64__) && !defined(MP__TSAN)
-#define MP__SHORT_WAY 1
+#if defined(__GLIBC__) && defined(__LP64__)
+#define MP__KNOWN_MUTEX 1 /* elsewhere its mutexes have another shape */
 #else
-#define MP__SHORT_WAY 0
+#define MP__KNOWN_MUTEX 0
 #endif
 
-#ifdef __GLIBC__
+#if MP__KNOWN_MUTEX
 
 #define MP__LINK_PI UINT64_C(1) /* in a link: it leads to a mutex of another protocol */
 #define MP__LINK_OFFSET \

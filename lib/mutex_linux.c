@@ -1,10 +1,14 @@
 /* SPDX-License-Identifier: MIT
  *
  * mutex_linux.c - waiting for a mutex on the monotonic clock, and what the kernel
- * and glibc tell about mutexes and threads. Without glibc the POSIX twin is the one
- * to use.
+ * and glibc tell about mutexes and threads. Where the C library is another one, or
+ * its mutexes have another shape, this is the POSIX twin.
  */
 #include "mutex_internal.h"
+
+#if !MP__KNOWN_MUTEX
+#include "mutex_posix.c"
+#else
 
 #include <linux/futex.h>
 #include <stddef.h>
@@ -13,12 +17,15 @@
 #include <unistd.h>
 
 #ifdef MP__TSAN
+#define MAY_KNOW_LIST false
+
 /* It does not know pthread_mutex_clocklock. */
 int mp__mutex_timedlock(pthread_mutex_t *mutex, int64_t deadline)
 {
     return mp__mutex_poll(mutex, deadline);
 }
 #else
+#define MAY_KNOW_LIST true
 #define SECOND INT64_C(1000000000)
 
 int mp__mutex_timedlock(pthread_mutex_t *mutex, int64_t deadline)
@@ -41,7 +48,7 @@ void mp__self_ask(mp__self *self)
     size_t size = 0;
 
     self->tid = (unsigned)syscall(SYS_gettid);
-    if (MP__SHORT_WAY && syscall(SYS_get_robust_list, 0, &list, &size) == 0 && list &&
+    if (MAY_KNOW_LIST && syscall(SYS_get_robust_list, 0, &list, &size) == 0 && list &&
         size == sizeof(*list) &&
         list->futex_offset ==
             (long)offsetof(pthread_mutex_t, __data.__lock) - (long)MP__LINK_OFFSET)
@@ -63,3 +70,5 @@ bool mp__mutex_is_mine(const mp__mutex *mutex)
     return (atomic_load_explicit(mp__mutex_word(mutex), memory_order_relaxed) & FUTEX_TID_MASK) ==
            mp__self_get()->tid;
 }
+
+#endif

@@ -99,9 +99,10 @@ static int check_size(size_t size)
 {
     struct rlimit limit;
 
-    if ((off_t)size < 0)
+    if (size > PTRDIFF_MAX)
         return mp__fail(-EFBIG, "%zu bytes of shared memory are more than a file can have", size);
-    if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && size > limit.rlim_cur) /* infinity is the largest */
+    if (getrlimit(RLIMIT_FSIZE, &limit) == 0 &&
+        (rlim_t)size > limit.rlim_cur) /* infinity is the largest */
         return mp__fail(-EFBIG,
             "%zu bytes of shared memory are more than the %llu this process may give a file: raise "
             "the limit (ulimit -f, RLIMIT_FSIZE)",
@@ -144,6 +145,8 @@ int mp__shm_look(int fd, size_t *size, mp__shm_identity *identity)
         return mp__fail_errno("cannot look at shared memory");
     if (!S_ISREG(status.st_mode) || status.st_size < 0)
         return mp__fail(MP_EPROTOCOL, "a descriptor that should be shared memory is none");
+    if ((uint64_t)status.st_size > PTRDIFF_MAX)
+        return mp__fail(-EFBIG, "this shared memory is larger than the address space");
     *size = (size_t)status.st_size;
     *identity = (mp__shm_identity){ (uint64_t)status.st_dev, (uint64_t)status.st_ino };
     return 0;

@@ -7,6 +7,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -122,6 +123,15 @@ int count_descriptors(void)
     const mp__server *server = mp__server_current();
 
     return count_entries("/proc/self/fd") - 1 - (server ? (int)server->end_count : 0);
+}
+
+size_t memory_in_use(void)
+{
+#if HAS_GLIBC(33)
+    return HAS_ASAN || HAS_TSAN ? 0 : mallinfo2().uordblks;
+#else
+    return 0;
+#endif
 }
 
 int count_children(void)

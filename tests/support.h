@@ -65,6 +65,7 @@ void support_allow(unsigned seconds);
 
 /* Open descriptors of this process, but for the stock of its fork server; its children (zombies too). */
 int count_descriptors(void);
+size_t memory_in_use(void); /* of malloc; 0 where nobody tells */
 int count_children(void);
 
 /* Bytes of memory that files without a name take which this process has open. */
@@ -119,5 +120,15 @@ int count_text(const char *haystack, const char *needle);
 #ifndef HAS_TSAN
 #define HAS_TSAN 0
 #endif
+
+/* Whether the C library is glibc 2.minor or later: for #if. */
+#ifdef __GLIBC__
+#define HAS_GLIBC(minor) __GLIBC_PREREQ(2, minor)
+#else
+#define HAS_GLIBC(minor) 0
+#endif
+
+/* Whether memory and messages may be longer than 2 GiB. */
+#define HAS_64_BITS (SIZE_MAX > UINT32_MAX)
 
 #endif

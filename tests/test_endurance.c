@@ -5,7 +5,6 @@
  */
 #include "support.h"
 
-#include <malloc.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -20,11 +19,6 @@ static void run(int count)
 {
     for (int i = 0; i < count; i++)
         assert_int_equal(finish(start_process(.target = nothing, .args = MP_ARGS(i, "text"))), 0);
-}
-
-static size_t memory_in_use(void)
-{
-    return HAS_ASAN || HAS_TSAN ? 0 : mallinfo2().uordblks;
 }
 
 /* 10,000 processes, 2,000 that are exec'd; fewer where a sanitizer makes each slow. */

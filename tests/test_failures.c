@@ -40,8 +40,13 @@ static bool fails(void)
 /* The C library's own function of that name, put into a pointer to it. */
 static void find_real(void *pointer, const char *name)
 {
-    void *real = dlsym(RTLD_NEXT, name);
+    char large[64]; /* its name where off_t has 64 bits and long has not */
+    void *real;
 
+    (void)snprintf(large, sizeof(large), "%s64", name);
+    real = dlsym(RTLD_NEXT, large);
+    if (!real)
+        real = dlsym(RTLD_NEXT, name);
     memcpy(pointer, &real, sizeof(real));
 }
 
@@ -161,6 +166,7 @@ void *mmap(void *at, size_t size, int protection, int flags, int fd, off_t offse
     return MAP_FAILED;
 }
 
+#ifdef __GLIBC__
 extern void *__libc_malloc(size_t size);
 extern void *__libc_calloc(size_t count, size_t size);
 extern void *__libc_realloc(void *old, size_t size);
@@ -188,6 +194,7 @@ void *realloc(void *old, size_t size)
     errno = ENOMEM;
     return NULL;
 }
+#endif
 #endif
 
 static int return_three(mp_call *call)

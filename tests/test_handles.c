@@ -565,27 +565,27 @@ static int use_many(mp_call *call)
     mp_connection *last;
     msgpack_object list;
 
-    if (mp_unpack(call, &list) || list.type != MSGPACK_OBJECT_ARRAY || list.via.array.size != 253)
+    if (mp_unpack(call, &list) || list.type != MSGPACK_OBJECT_ARRAY || list.via.array.size != 252)
         return 99;
-    for (uint32_t i = 0; i < 253; i++)
+    for (uint32_t i = 0; i < 252; i++)
         if (mp_unpack(&list.via.array.ptr[i], &last))
             return 98;
-    return send_text(last, "the 253rd") < 0;
+    return send_text(last, "the 252nd") < 0;
 }
 
-static void arguments_hold_up_to_253_handles(void **state)
+static void arguments_hold_up_to_252_handles(void **state)
 {
-    msgpack_object items[254];
+    msgpack_object items[253];
     mp_connection *here, *there;
     mp_process *p;
 
     (void)state;
     assert_int_equal(mp_pipe(&here, &there), 0);
-    assert_null(mp_process_new(.target = use_many, .args = MP_ARGS(handles(there, items, 254))));
+    assert_null(mp_process_new(.target = use_many, .args = MP_ARGS(handles(there, items, 253))));
     assert_int_equal(mp_last_error()->code, MP_ETOOLONG);
-    p = start_process(.target = use_many, .args = MP_ARGS(handles(there, items, 253)));
+    p = start_process(.target = use_many, .args = MP_ARGS(handles(there, items, 252)));
     mp_connection_free(there);
-    assert_true(brings(here, "the 253rd"));
+    assert_true(brings(here, "the 252nd"));
     check_end(here);
     assert_int_equal(finish(p), 0);
     mp_connection_free(here);
@@ -596,25 +596,25 @@ static int use_many_received(mp_call *call)
     mp_message message = MP_MESSAGE_INIT;
     mp_connection *line, *last;
     int r = mp_unpack(call, &line) || mp_connection_recv(line, &message) ||
-            message.value.type != MSGPACK_OBJECT_ARRAY || message.value.via.array.size != 253 ||
-            mp_unpack(&message.value.via.array.ptr[252], &last) || send_text(last, "the 253rd");
+            message.value.type != MSGPACK_OBJECT_ARRAY || message.value.via.array.size != 252 ||
+            mp_unpack(&message.value.via.array.ptr[251], &last) || send_text(last, "the 252nd");
 
     mp_message_clear(&message);
     return r;
 }
 
-static void a_message_holds_up_to_253_handles(void **state)
+static void a_message_holds_up_to_252_handles(void **state)
 {
-    msgpack_object items[254];
+    msgpack_object items[253];
     mp_connection *line, *here, *there;
     mp_process *p = start_with_line(use_many_received, &line);
 
     (void)state;
     assert_int_equal(mp_pipe(&here, &there), 0);
-    assert_int_equal(mp_connection_send(line, handles(there, items, 254)), MP_ETOOLONG);
-    assert_int_equal(mp_connection_send(line, handles(there, items, 253)), 0);
+    assert_int_equal(mp_connection_send(line, handles(there, items, 253)), MP_ETOOLONG);
+    assert_int_equal(mp_connection_send(line, handles(there, items, 252)), 0);
     mp_connection_free(there);
-    assert_true(brings(here, "the 253rd"));
+    assert_true(brings(here, "the 252nd"));
     check_end(here);
     assert_int_equal(finish(p), 0);
     mp_connection_free(here);
@@ -1115,8 +1115,8 @@ static const struct CMUnitTest tests[] = {
     UNDER_EACH(a_file_is_written_through_a_descriptor_in_a_message),
     UNDER_EACH(descriptors_with_large_numbers_travel),
     UNDER_EACH(a_handle_without_its_descriptor_is_an_error),
-    UNDER_EACH(arguments_hold_up_to_253_handles),
-    UNDER_EACH(a_message_holds_up_to_253_handles),
+    UNDER_EACH(arguments_hold_up_to_252_handles),
+    UNDER_EACH(a_message_holds_up_to_252_handles),
     ONCE(handles_over_a_one_way_pipe_are_refused),
     ONCE(handles_over_a_tcp_socket_are_refused),
     ONCE(a_connection_with_a_message_half_received_does_not_travel),

@@ -199,12 +199,17 @@ static void *load_and_remove(char path[])
 static void a_function_that_workers_cannot_find_fails_alone(void **state)
 {
     char paths[2][32] = { "/tmp/mp-test-XXXXXX", "/tmp/mp-test-XXXXXX" };
-    mp_pool *pool = make_pool(.processes = 2);
-    void *libraries[2] = { load_and_remove(paths[0]), load_and_remove(paths[1]) };
+    mp_pool *pool;
+    void *libraries[2];
     long in[] = { 1, 2, 3 }, out[3];
     mp_task_error error;
 
     (void)state;
+    if (!dlsym(RTLD_DEFAULT, "msgpack_version"))
+        skip(); /* no shared library to take */
+    pool = make_pool(.processes = 2);
+    for (int i = 0; i < 2; i++)
+        libraries[i] = load_and_remove(paths[i]);
     for (int i = 0; i < 4; i++) {
         mp_function lost = NULL;
 

@@ -7,7 +7,6 @@
 
 #include "pool_wire_internal.h"
 
-#include <malloc.h>
 #include <pthread.h>
 #include <sched.h>
 #include <sys/mman.h>
@@ -474,7 +473,8 @@ static void a_hundred_mebibytes_go_there_and_come_back(void **state)
 static void three_gibibytes_go_there_and_come_back(void **state)
 {
     (void)state;
-    if (!getenv("HUGE_ITEMS") || sysconf(_SC_AVPHYS_PAGES) < (18L << 30) / sysconf(_SC_PAGESIZE)) {
+    if (!getenv("HUGE_ITEMS") ||
+        sysconf(_SC_AVPHYS_PAGES) < (INT64_C(18) << 30) / sysconf(_SC_PAGESIZE)) {
         print_message("needs HUGE_ITEMS=1 in the environment and 18 GiB of free memory\n");
         skip();
     }
@@ -493,11 +493,6 @@ static int count_on(void *state, mp_call *item)
     counter *c = state;
 
     return mp_return(item, c->calls++);
-}
-
-static size_t memory_in_use(void)
-{
-    return HAS_ASAN || HAS_TSAN ? 0 : mallinfo2().uordblks;
 }
 
 static void endless_input_is_read_no_further_than_the_window(void **state)

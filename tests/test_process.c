@@ -807,7 +807,7 @@ static void a_process_may_be_closed_while_it_is_joined(void **state)
     mp_log_to_stderr(MP_LOG_WARNING);
 }
 
-#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 34)
+#if HAS_GLIBC(34)
 /* A copy that the library does not hear of. */
 static int make_copy_that_exits(mp_call *call)
 {
@@ -1019,7 +1019,7 @@ static const struct CMUnitTest tests[] = {
     UNDER_EACH(whoever_sees_the_end_sees_the_exit_code),
     UNDER_EACH(one_of_two_threads_starts_a_process),
     UNDER_EACH(a_process_may_be_closed_while_it_is_joined),
-#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 34)
+#if HAS_GLIBC(34)
     UNDER_EACH(the_exit_of_a_copy_is_not_that_of_the_process),
 #endif
     UNDER_EACH(a_parent_without_stdout_can_start_children),

@@ -67,9 +67,9 @@ static bool holds(mp_shareable_list *list, ptrdiff_t index, bool text, const cha
     return equal;
 }
 
-static long integer_at(mp_shareable_list *list, ptrdiff_t index)
+static int64_t integer_at(mp_shareable_list *list, ptrdiff_t index)
 {
-    long number = 0;
+    int64_t number = 0;
 
     if (mp_shareable_list_get(list, index, &number) < 0)
         fail_msg("item %td: %s", index, mp_last_error()->text);

@@ -199,7 +199,7 @@ static void the_pointer_is_for_the_right_type_only(void **state)
     assert_non_null(mp_raw_array_data(a, int));
     assert_null(mp_raw_array_data(a, unsigned));
     assert_int_equal(mp_last_error()->code, MP_ETYPE);
-    assert_null(mp_raw_array_data(a, long));
+    assert_null(mp_raw_array_data(a, long long));
     assert_null(mp_raw_array_data(a, float));
     assert_null(mp_raw_array_data(a, struct point));
     mp_raw_array_free(a);
@@ -218,8 +218,10 @@ static void wrong_types_and_counts_are_refused(void **state)
     check_refused(mp_raw_array_new(int, 0), MP_EINVAL);
     check_refused(mp_raw_array_new(int, SIZE_MAX), MP_EINVAL);
     check_refused(mp_raw_array_new(double, SIZE_MAX / 8 + 2), MP_EINVAL);
-    assert_null(mp_raw_array_new(char, PTRDIFF_MAX));
-    assert_true(mp_last_error()->code == MP_ENOMEM || mp_last_error()->code == MP_ENOSPC);
+    if (HAS_64_BITS) {
+        assert_null(mp_raw_array_new(char, PTRDIFF_MAX));
+        assert_true(mp_last_error()->code == MP_ENOMEM || mp_last_error()->code == MP_ENOSPC);
+    }
     assert_int_equal(mp_raw_array_get(a, 0, &text), MP_ETYPE);
     assert_null(text);
     mp_raw_array_free(a);
@@ -541,10 +543,11 @@ static void locked_elements_are_set_and_got(void **state)
     static const short from[] = { 1, -2, 3 };
     mp_array *zeros = locked(mp_array_new(double, 100)),
              *a = locked(mp_array_new(short, 3, .from = from));
-    mp_value *v = locked(mp_value_new(long, -7)), *p = locked(mp_value_new(struct point, .y = 2));
+    mp_value *v = locked(mp_value_new(long long, -7)),
+             *p = locked(mp_value_new(struct point, .y = 2));
     struct point point = { 4, 5.5 };
     short small = 0;
-    long number = 0;
+    long long number = 0;
     double real = 1;
 
     (void)state;
@@ -555,8 +558,8 @@ static void locked_elements_are_set_and_got(void **state)
     assert_int_equal(small, -2);
     assert_int_equal(mp_value_get(v, &number), 0);
     assert_int_equal(number, -7);
-    assert_int_equal(mp_value_set(v, 1L << 40), 0);
-    assert_true(*mp_value_data(v, long) == 1L << 40);
+    assert_int_equal(mp_value_set(v, 1LL << 40), 0);
+    assert_true(*mp_value_data(v, long long) == 1LL << 40);
     assert_true(mp_value_data(p, struct point)->y == 2);
     assert_int_equal(mp_value_set(p, mp_struct(&point)), 0);
     assert_int_equal(mp_value_get(p, &point), 0);
@@ -958,15 +961,15 @@ static int die_holding(mp_call *call)
 
     if (mp_unpack(call, &v) || !is_held(mp_value_acquire(v, PATIENCE)))
         return 99;
-    *mp_value_data(v, long) = 5;
+    *mp_value_data(v, long long) = 5;
     (void)raise(SIGKILL);
     return 98;
 }
 
 static void get_and_set_work_after_a_holder_died_and_say_so_once(void **state)
 {
-    mp_value *v = locked(mp_value_new(long, 1));
-    long number = 0;
+    mp_value *v = locked(mp_value_new(long long, 1));
+    long long number = 0;
 
     (void)state;
     assert_int_equal(finish(start_process(.target = die_holding, .args = MP_ARGS(v))), -SIGKILL);
@@ -977,7 +980,7 @@ static void get_and_set_work_after_a_holder_died_and_say_so_once(void **state)
     assert_int_equal(mp_value_get(v, &number), 0);
     assert_int_equal(finish(start_process(.target = die_holding, .args = MP_ARGS(v))), -SIGKILL);
     assert_int_equal(mp_value_set(v, 6), MP_EOWNERDEAD);
-    assert_int_equal(*mp_value_data(v, long), 6);
+    assert_int_equal(*mp_value_data(v, long long), 6);
     assert_false(is_locked(v));
     assert_int_equal(mp_value_set(v, 7), 0);
     assert_int_equal(finish(start_process(.target = die_holding, .args = MP_ARGS(v))), -SIGKILL);
@@ -991,20 +994,20 @@ static void get_and_set_work_after_a_holder_died_and_say_so_once(void **state)
 
 static void a_failed_access_leaves_it_to_the_next_to_tell_of_a_death(void **state)
 {
-    mp_value *v = locked(mp_value_new(long, 1));
+    mp_value *v = locked(mp_value_new(long long, 1));
     short number = 3;
-    long real = 0;
+    long long real = 0;
 
     (void)state;
     assert_int_equal(finish(start_process(.target = die_holding, .args = MP_ARGS(v))), -SIGKILL);
     assert_int_equal(mp_array_get(v, 1, &real), MP_EINDEX);
     assert_false(is_locked(v));
-    *mp_value_data(v, long) = 1L << 40;
+    *mp_value_data(v, long long) = 1LL << 40;
     assert_int_equal(mp_value_get(v, &number), MP_ERANGE);
     assert_int_equal(mp_value_set(v, "text"), MP_ETYPE);
     assert_int_equal(number, 3);
     assert_int_equal(mp_value_get(v, &real), MP_EOWNERDEAD);
-    assert_true(real == 1L << 40);
+    assert_true(real == 1LL << 40);
     assert_int_equal(mp_last_error()->code, MP_EOWNERDEAD);
     assert_int_equal(mp_value_get(v, &real), 0);
     assert_false(is_locked(v));

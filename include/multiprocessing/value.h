@@ -11,7 +11,7 @@
  *
  * What cannot arrive is refused when it is packed, by the function that takes
  * the value: lists nested deeper than 32 (MP_ETOODEEP), text, bytes or lists of
- * more than 4294967295 bytes or items, handles of more than 253 descriptors in all
+ * more than 4294967295 bytes or items, handles of more than 252 descriptors in all
  * (MP_ETOOLONG), a pointer that is not NULL, an odd mp_dict (MP_ETYPE).
  */
 #ifndef MULTIPROCESSING_VALUE_H
