@@ -211,9 +211,9 @@ void mp__popen_destroy(mp__popen *popen)
 {
     int exitcode;
 
-    (void)mp__pid_signal(popen->pid, popen->descriptor, SIGKILL);
-    while (mp__pid_reap(popen->pid, popen->descriptor, &exitcode) == 0)
-        (void)poll(NULL, 0, 1); /* a killed process may take its time */
+    if (mp__pid_signal(popen->pid, popen->descriptor, SIGKILL) == 0)
+        while (mp__pid_reap(popen->pid, popen->descriptor, &exitcode) == 0)
+            (void)poll(NULL, 0, 1); /* a killed process may take its time */
     mp__popen_close(popen);
 }
 
@@ -305,12 +305,13 @@ int mp__bootstrap_launch(mp_connection **channel, pid_t *pid)
     char **environment = mp__bootstrap_environment(addition);
     mp_connection *ours = NULL;
     int fds[2] = { -1, -1 };
+    mp__making making;
     int r;
 
     (void)snprintf(addition, sizeof(addition), MP__CHILD_VARIABLE "=%d", MP__LAUNCH_FD);
     r = arguments && environment ? executable_path(path, sizeof(path))
                                  : mp__fail(MP_ENOMEM, "out of memory to start a process");
-    mp__hooks_hold_forks();
+    mp__hooks_begin_making(&making, fds, 2);
     if (r == 0)
         r = mp__socket_pair(fds);
     if (r == 0)
@@ -323,7 +324,7 @@ int mp__bootstrap_launch(mp_connection **channel, pid_t *pid)
     }
     mp_connection_free(ours);
     mp__fd_close_all(fds, 2);
-    mp__hooks_let_forks();
+    mp__hooks_end_making(&making);
     free(arguments);
     free(environment);
     return r;

@@ -37,7 +37,7 @@ static void signal_daemons(int sig)
     mp__lock();
     for (mp_process *p = mp__children; p; p = p->next)
         if (p->started && p->daemon && !mp__popen_poll(&p->popen))
-            (void)mp__pid_signal(p->popen.pid, p->popen.descriptor, sig);
+            (void)mp__process_signal(p, sig);
     mp__unlock();
 }
 

@@ -24,6 +24,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -47,6 +48,8 @@ struct child_entry {
 static struct server {
     mp_connection *channel; /* to the owner */
     int report;             /* the status pipe, non-blocking */
+    dev_t device;           /* which pipe that is */
+    ino_t inode;
     int alive[2];           /* ends when the server ends; the spares watch it */
     int owner;              /* descriptor of the owner: what its children watch their parent by */
     int ends[MP__ENDS_MAX]; /* for spares to come */
@@ -171,11 +174,20 @@ static void be_spare(mp__child *child)
     take_interrupts();
 }
 
+/* A program may have closed all descriptors, and opened a file of its own there. */
+static bool is_pipe(int fd)
+{
+    struct stat there;
+
+    return fd >= 0 && fstat(fd, &there) == 0 && there.st_ino == server.inode &&
+           there.st_dev == server.device;
+}
+
 void mp__forkserver_report(const mp__child *child, int exitcode)
 {
     mp__status status = { child->serial, exitcode & 0xff, 0 };
 
-    if (child->report >= 0 && write(child->report, &status, sizeof(status)) < 0)
+    if (is_pipe(child->report) && write(child->report, &status, sizeof(status)) < 0)
         return; /* the server will tell, later */
 }
 
@@ -425,6 +437,8 @@ static void preload(const mp__server_orders *orders)
 /* What this process may have of a server it is a copy of is of no use. */
 static void open_server(mp_connection *channel, const mp__server_orders *orders)
 {
+    struct stat pipe;
+
     server = (struct server){
         .channel = channel,
         .report = orders->report,
@@ -436,6 +450,10 @@ static void open_server(mp_connection *channel, const mp__server_orders *orders)
     if ((server.owner < 0 && mp__pid_has_descriptors()) || mp__socket_pipe(server.alive) < 0)
         mp__bootstrap_fail();
     (void)fcntl(server.report, F_SETFL, O_NONBLOCK);
+    if (fstat(server.report, &pipe) == 0) {
+        server.device = pipe.st_dev;
+        server.inode = pipe.st_ino;
+    }
     preload(orders);
     prepare_signals();
     server.signals = mp__clean_prepare();

@@ -154,6 +154,21 @@ int mp__function_describe(void (*function)(void), mp__function *description)
     return 0;
 }
 
+static int note_unloads(struct dl_phdr_info *m, size_t size, void *argument)
+{
+    (void)size; /* as large as that since glibc 2.4, and everywhere else */
+    *(unsigned long long *)argument = m->dlpi_subs;
+    return 1;
+}
+
+unsigned long long mp__function_unloads(void)
+{
+    unsigned long long unloads = 0;
+
+    (void)dl_iterate_phdr(note_unloads, &unloads);
+    return unloads;
+}
+
 static int find_in(struct dl_phdr_info *m, size_t size, void *argument)
 {
     search *s = argument;

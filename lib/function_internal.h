@@ -29,6 +29,9 @@ int mp__function_describe(void (*function)(void), mp__function *description);
 int mp__function_encode(const mp__function *description, mp__buffer *bytes);
 int mp__function_decode(const void *data, size_t size, mp__function *description);
 
+/* How many modules were unloaded so far: addresses told before may be other functions since. */
+unsigned long long mp__function_unloads(void);
+
 /* Finds it here, loading the module if need be. 0, or MP_EFUNCTION with the reason. */
 int mp__function_find(const mp__function *description, void (**function)(void));
 

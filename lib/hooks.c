@@ -27,6 +27,7 @@ struct exit_hook {
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_mutex_t forks = PTHREAD_MUTEX_INITIALIZER; /* see mp__hooks_hold_forks */
 static _Thread_local unsigned holds;                      /* of it, by this thread */
+static mp__making *makings;                               /* guarded by it */
 static void (*fork_hooks[FORK_HOOKS_MAX])(bool ours);
 static size_t fork_hook_count;
 static struct exit_hook *exit_hooks; /* highest priority first, then newest */
@@ -56,6 +57,15 @@ static void forget_exit_hooks(void)
     }
 }
 
+/* This thread's own are the child's. */
+static void drop_makings(void)
+{
+    for (const mp__making *m = makings; m; m = m->next)
+        for (size_t i = 0; i < m->count && m->thread != &holds; i++)
+            mp__fd_close(m->fds[i]);
+    makings = NULL;
+}
+
 static void in_child(void)
 {
     bool ours = forking;
@@ -64,6 +74,7 @@ static void in_child(void)
     self = getpid();
     mp__fd_after_fork();
     forget_exit_hooks();
+    drop_makings();
     for (size_t i = 0; i < fork_hook_count; i++)
         fork_hooks[i](ours);
     mp__unlock();
@@ -109,19 +120,6 @@ out:
     mp__unlock();
 }
 
-pid_t mp__hooks_fork(void)
-{
-    pid_t pid;
-
-    mp__hooks_hold_forks();
-    forking = true;
-    pid = fork();
-    forking = false;
-    if (pid != 0)
-        mp__hooks_let_forks();
-    return pid;
-}
-
 void mp__hooks_hold_forks(void)
 {
     install_once();
@@ -133,6 +131,55 @@ void mp__hooks_let_forks(void)
 {
     if (--holds == 0)
         (void)pthread_mutex_unlock(&forks);
+}
+
+void mp__hooks_begin_making(mp__making *making, const int *fds, size_t count)
+{
+    mp__hooks_hold_forks();
+    *making = (mp__making){ fds, count, &holds, makings };
+    makings = making;
+}
+
+void mp__hooks_end_making(mp__making *making)
+{
+    mp__making **at = &makings;
+
+    while (*at != making)
+        at = &(*at)->next;
+    *at = making->next;
+    mp__hooks_let_forks();
+}
+
+static pid_t fork_with_nothing_held(void)
+{
+    unsigned held = holds;
+    pid_t pid;
+
+    if (held) {
+        holds = 0;
+        (void)pthread_mutex_unlock(&forks);
+    }
+    pid = fork();
+    if (pid != 0 && held) {
+        (void)pthread_mutex_lock(&forks);
+        holds = held;
+    }
+    return pid;
+}
+
+pid_t mp__hooks_fork(void)
+{
+    pid_t pid;
+
+    forking = true;
+    pid = fork_with_nothing_held();
+    forking = false;
+    return pid;
+}
+
+pid_t mp__hooks_fork_to_exec(void)
+{
+    return fork_with_nothing_held();
 }
 
 pid_t mp__hooks_pid(void)

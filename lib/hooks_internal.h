@@ -7,6 +7,7 @@
 #define MP__HOOKS_INTERNAL_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <sys/types.h>
 
 /*
@@ -24,15 +25,35 @@ void mp__unlock(void);
  */
 void mp__hooks_after_fork(void (*function)(bool ours));
 
-/* fork for a child of the library. */
-pid_t mp__hooks_fork(void);
-
 /*
- * Between these no other thread forks: for as long as there are descriptors that one
- * child alone shall have. They nest. Not with mp__lock held, which keeps forks away, too.
+ * Between these no other thread forks: until it is known whose a new descriptor is.
+ * They nest. Not with mp__lock held, which keeps forks away, too.
  */
 void mp__hooks_hold_forks(void);
 void mp__hooks_let_forks(void);
+
+/* Descriptors that one child alone shall have, until it has them. */
+typedef struct mp__making {
+    const int *fds;
+    size_t count;
+    const void *thread;
+    struct mp__making *next;
+} mp__making;
+
+/*
+ * The same as holding and letting forks, for who forks in between: other children close
+ * their copies of fds, as they are then.
+ */
+void mp__hooks_begin_making(mp__making *making, const int *fds, size_t count);
+void mp__hooks_end_making(mp__making *making);
+
+/*
+ * fork for a child of the library, and for one that only calls exec. Handlers of
+ * pthread_atfork may take locks that others hold while they wait for us: nothing is held
+ * while they run.
+ */
+pid_t mp__hooks_fork(void);
+pid_t mp__hooks_fork_to_exec(void);
 
 /* The pid of this process, without a system call. */
 pid_t mp__hooks_pid(void);

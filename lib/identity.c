@@ -163,12 +163,15 @@ int mp_process_set_authkey(mp_process *p, const void *key, size_t size)
     return r < 0 ? r : own_authkey(p, key, size);
 }
 
+#define CPUS_MAX 100000 /* more are a mistake */
+
 int mp_cpu_count(void)
 {
     const char *text = getenv("MP_CPU_COUNT");
-    long wanted = text ? strtol(text, NULL, 10) : 0;
+    char *end = NULL;
+    long wanted = text ? strtol(text, &end, 10) : 0;
 
-    return wanted > 0 && wanted <= INT_MAX ? (int)wanted : mp__cpu_count();
+    return wanted > 0 && wanted <= CPUS_MAX && !*end ? (int)wanted : mp__cpu_count();
 }
 
 static void become_parent(const mp__child *child)

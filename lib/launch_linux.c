@@ -17,6 +17,7 @@
 #include "launch_posix.c"
 #else
 
+#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <spawn.h>
@@ -81,6 +82,8 @@ int mp__launch(
         (void)posix_spawnattr_destroy(&attributes);
     }
     (void)posix_spawn_file_actions_destroy(&actions);
+    if (e == ENOENT && access("/dev/null", R_OK) < 0)
+        path = "a process without /dev/null"; /* which is what it lacks */
     return e ? mp__fail(-e, "cannot start %s: %s", path, strerror(e)) : 0;
 }
 

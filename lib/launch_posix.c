@@ -16,6 +16,7 @@
 
 #include "error_internal.h"
 #include "fd_internal.h"
+#include "hooks_internal.h"
 #include "pid_internal.h"
 #include "socket_internal.h"
 
@@ -81,16 +82,18 @@ int mp__launch(
 {
     int report[2] = { -1, -1 };
     int highest = highest_descriptor();
+    mp__making making;
     sigset_t all, old;
     int e = 0;
     int r;
 
+    mp__hooks_begin_making(&making, report, 2);
     r = mp__socket_pipe(report);
     if (r < 0)
-        return r;
+        goto out;
     sigfillset(&all);
     (void)pthread_sigmask(SIG_SETMASK, &all, &old); /* no handler of ours runs in the child */
-    *pid = fork();
+    *pid = mp__hooks_fork_to_exec();
     if (*pid == 0)
         become(path, argv, envp, channel, aside, report[1], highest);
     r = *pid < 0 ? mp__fail_errno("cannot fork") : 0;
@@ -104,6 +107,8 @@ int mp__launch(
         r = mp__fail(-e, "cannot start %s: %s", path, strerror(e));
     }
     mp__fd_close(report[0]);
+out:
+    mp__hooks_end_making(&making);
     return r;
 }
 

@@ -30,6 +30,8 @@
 #define KILL_NS 500000000    /* for killed processes to be gone */
 #define FAREWELL_SECONDS 0.3 /* for idle workers of a pool that is freed to exit by themselves */
 
+#define PROCESSES_MAX 100000
+
 static mp_pool *pools; /* of this process, under mp__lock */
 static mp_pool *left;  /* never freed, ended at exit: still somebody's, no leak */
 
@@ -38,8 +40,7 @@ static mp_pool *left;  /* never freed, ended at exit: still somebody's, no leak 
 static void release(mp_pool *pool)
 {
     for (uint32_t i = 0; i < pool->function_count; i++)
-        mp__buffer_done(&pool->descriptions[i]);
-    free(pool->descriptions);
+        mp__buffer_done(&pool->functions[i].description);
     free(pool->functions);
     mp__buffer_done(&pool->initializer);
     mp__buffer_done(&pool->scratch);
@@ -91,39 +92,63 @@ void mp__pool_announce(mp_pool *pool)
         mp__pool_poke(pool); /* what it sleeps for may be this */
 }
 
+static int describe(mp_function function, mp__buffer *encoded)
+{
+    mp__function description;
+    int r = mp__function_describe((void (*)(void))function, &description);
+
+    return r < 0 ? r : mp__function_encode(&description, encoded);
+}
+
+/* Whether it is that one still: its library may have been unloaded, and another one be there. */
+static bool is_known(
+    struct mp__known_function *known, const mp__buffer *encoded, unsigned long long unloads)
+{
+    if (encoded->size != known->description.size ||
+        memcmp(encoded->data, known->description.data, encoded->size) != 0)
+        return false;
+    known->unloads = unloads;
+    return true;
+}
+
+/* The number of a function that is known, or how many are. */
+static uint32_t look_up(
+    mp_pool *pool, mp_function function, const mp__buffer *encoded, unsigned long long unloads)
+{
+    for (uint32_t i = 0; i < pool->function_count; i++) {
+        struct mp__known_function *known = &pool->functions[i];
+
+        if (known->call == function &&
+            (encoded ? is_known(known, encoded, unloads) : known->unloads == unloads))
+            return i;
+    }
+    return pool->function_count;
+}
+
 int mp__pool_function(mp_pool *pool, mp_function function, uint32_t *number)
 {
-    uint32_t n = pool->function_count;
-    mp__function description;
+    unsigned long long unloads = mp__function_unloads();
+    struct mp__known_function *more;
     mp__buffer encoded = { 0 };
-    mp_function *functions;
-    mp__buffer *descriptions;
     int r;
 
-    for (uint32_t i = 0; i < n; i++) {
-        if (pool->functions[i] == function) {
-            *number = i;
-            return 0;
-        }
-    }
-    r = mp__function_describe((void (*)(void))function, &description);
+    *number = look_up(pool, function, NULL, unloads);
+    if (*number < pool->function_count)
+        return 0;
+    r = describe(function, &encoded);
     if (r == 0)
-        r = mp__function_encode(&description, &encoded);
-    if (r < 0)
+        *number = look_up(pool, function, &encoded, unloads);
+    if (r < 0 || *number < pool->function_count) {
+        mp__buffer_done(&encoded);
         return r;
-    functions = realloc(pool->functions, (n + 1) * sizeof(*functions));
-    if (functions)
-        pool->functions = functions;
-    descriptions = realloc(pool->descriptions, (n + 1) * sizeof(*descriptions));
-    if (descriptions)
-        pool->descriptions = descriptions;
-    if (!functions || !descriptions) {
+    }
+    more = realloc(pool->functions, (pool->function_count + 1) * sizeof(*more));
+    if (!more) {
         mp__buffer_done(&encoded);
         return mp__fail(MP_ENOMEM, "out of memory for a function");
     }
-    functions[n] = function;
-    descriptions[n] = encoded;
-    *number = pool->function_count++;
+    pool->functions = more;
+    more[pool->function_count++] = (struct mp__known_function){ function, encoded, unloads };
     return 0;
 }
 
@@ -321,8 +346,9 @@ static int check(const mp_pool_options *options)
 {
     if (!options)
         return mp__fail(MP_EINVAL, "no options: NULL");
-    if (options->processes < 0 || options->processes > 100000)
-        return mp__fail(MP_EINVAL, "a pool has 1 or more processes, not %d", options->processes);
+    if (options->processes < 0 || options->processes > PROCESSES_MAX)
+        return mp__fail(
+            MP_EINVAL, "a pool has 1 to %d processes, not %d", PROCESSES_MAX, options->processes);
     if (options->maxtasksperchild < 0)
         return mp__fail(MP_EINVAL, "maxtasksperchild is 1 or more, or 0 for no limit, not %d",
             options->maxtasksperchild);

@@ -133,7 +133,7 @@ static void swap_messages(mp_message *a, mp_message *b)
 
 static double seconds_for(const mp_task_options *options)
 {
-    return options->timeout > 0 ? options->timeout : MP_FOREVER;
+    return options->timeout != 0 ? options->timeout : MP_FOREVER; /* below: it is over */
 }
 
 /* A call that was not even begun: the record says so, too. */

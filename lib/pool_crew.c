@@ -136,8 +136,10 @@ static int start_copy(mp_pool *pool, mp__worker *w, int fd)
         .initializer = { pool->initializer.data, pool->initializer.size },
         .initargs = pool->initargs.value };
     void *memory = NULL;
+    mp__making making;
     int r = seed.wake < 0 ? seed.wake : mp__shm_inherit(sizeof(*w->shared), &memory);
 
+    mp__hooks_begin_making(&making, &seed.wake, 1);
     if (r == 0) {
         use_memory(w, memory);
         seed.shared = w->shared;
@@ -149,6 +151,7 @@ static int start_copy(mp_pool *pool, mp__worker *w, int fd)
         r = mp_process_start(w->process);
     mp__pool_seed = NULL;
     mp__fd_close(seed.wake);
+    mp__hooks_end_making(&making);
     return r;
 }
 
@@ -164,16 +167,17 @@ int mp__crew_start(mp_pool *pool, mp__worker *w)
     mp_connection *theirs = NULL;
     bool copy = can_copy(pool);
     int fds[2] = { -1, -1 };
+    mp__making making;
     int r;
 
-    mp__hooks_hold_forks();
+    mp__hooks_begin_making(&making, fds, 2);
     r = mp__socket_pair(fds);
     if (r == 0)
         r = mp__connection_adopt_socket(&fds[0], &w->channel);
     if (r == 0)
         r = copy ? start_copy(pool, w, fds[1]) : mp__connection_adopt_socket(&fds[1], &theirs);
     mp__fd_close_all(fds, 2);
-    mp__hooks_let_forks();
+    mp__hooks_end_making(&making);
     if (r == 0 && !copy)
         r = start_told(pool, w, theirs);
     if (r < 0) {
@@ -200,12 +204,12 @@ static const char *cause(int exitcode, char text[128])
 {
     if (exitcode == MP_EXITCODE_NONE)
         return "has ended, nobody knows how";
+    if (exitcode == MP_EXITCODE_LOST)
+        return "is gone, and other code took its exit code (or SIGCHLD is ignored)";
     if (exitcode == -SIGKILL)
         return "was killed by signal 9 (what the system's OOM killer sends)";
     if (exitcode < 0)
         (void)snprintf(text, 128, "was killed by signal %d (%s)", -exitcode, strsignal(-exitcode));
-    else if (exitcode == MP_EXITCODE_LOST)
-        (void)snprintf(text, 128, "is gone, and other code took its exit code");
     else
         (void)snprintf(text, 128, "exited with code %d", exitcode);
     return text;

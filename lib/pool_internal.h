@@ -130,6 +130,13 @@ typedef struct mp__worker {
 
 enum mp__pool_state { MP__POOL_RUNNING, MP__POOL_CLOSED, MP__POOL_ENDED };
 
+/* What workers call by number. */
+struct mp__known_function {
+    mp_function call;
+    mp__buffer description;     /* encoded */
+    unsigned long long unloads; /* when it was last seen to be that */
+};
+
 struct mp_pool {
     pthread_mutex_t lock;
     pthread_cond_t changed; /* something became ready, or nobody drives any more */
@@ -149,8 +156,7 @@ struct mp_pool {
     unsigned failures; /* workers in a row that ended without having begun an item */
     int64_t retry_at;  /* when a start that failed is tried again */
     char reason[480];  /* of the last failure */
-    mp_function *functions;
-    mp__buffer *descriptions; /* encoded */
+    struct mp__known_function *functions;
     uint32_t function_count;
     mp_result *work, *work_last; /* not ready, oldest first */
     mp_result *done, *done_last; /* waiting for their callbacks */

@@ -108,7 +108,7 @@ static int put_functions(mp_pool *pool, mp__worker *w, uint32_t number)
     int r = 0;
 
     for (; w->functions <= number && r == 0; w->functions += r == 0) {
-        const mp__buffer *description = &pool->descriptions[w->functions];
+        const mp__buffer *description = &pool->functions[w->functions].description;
         mp__frame frame = { .kind = MP__WIRE_FUNCTION, .size = description->size };
 
         r = put_frame(w, &frame, description->data);

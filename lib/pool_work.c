@@ -37,6 +37,11 @@ mp_result *mp__work_new(mp_pool *pool, const mp_task_options *options, size_t to
 
     if (!work)
         return no_memory();
+    if (!(options->soft_time_limit >= 0 && options->time_limit >= 0)) {
+        (void)mp__fail(MP_EINVAL, "a time limit is above 0 seconds, or 0 for none");
+        free(work);
+        return NULL;
+    }
     if (mp__pool_function(pool, options->function, &number) < 0) {
         free(work);
         return NULL;

@@ -270,6 +270,8 @@ static void run(uint64_t item)
     if (me.last->code)
         mp_clear_error();
     code = function->why ? MP_EFUNCTION : function->call(&me.call);
+    if (me.fd < 0) /* a copy of the worker that the function made */
+        exit(code & 0xff);
     if (!code && !me.call.answered && mp__is_raw((enum mp__slot_type)me.task.out_type))
         code = mp_raise(&me.call, MP_ECOUNT, "it returned no value, and one is expected");
     if (code)
@@ -509,13 +511,16 @@ static int initialize(const mp__function *description, msgpack_object arguments)
     return r;
 }
 
-/* A child of ours that a task starts is no worker, or one of another pool. */
+/*
+ * A child of ours that a task starts is no worker, or one of another pool; a copy that the
+ * task makes by hand is none either, and ends when it returns from there.
+ */
 static void after_fork(bool ours)
 {
+    mp__fd_drop(&me.fd);
+    mp__fd_drop(&me.wake);
     if (!ours)
         return;
-    mp__fd_close(me.fd);
-    mp__fd_close(me.wake);
     mp__shm_unmap(me.shared, sizeof(*me.shared));
     mp__parcel_close(&me.came);
     mp__parcel_close(&me.out_parcel);
@@ -524,7 +529,7 @@ static void after_fork(bool ours)
     for (size_t i = 0; i < me.function_count; i++)
         free(me.functions[i].why);
     free(me.functions);
-    me.index = me.fd = me.wake = -1;
+    me.index = -1;
     me.shared = NULL;
     me.functions = NULL;
     me.function_count = me.in_done = 0;

@@ -99,17 +99,18 @@ static void become(const mp__job *job, mp__lines *lines, uint64_t signals)
 
 int mp__popen_fork(const mp__job *job, mp__popen *popen)
 {
-    mp__lines lines;
+    mp__lines lines = { { -1, -1 }, { -1, -1 } };
+    mp__making making;
     uint64_t signals;
     sigset_t all, old;
     pid_t pid;
     int r;
 
     warn_of_threads();
-    mp__hooks_hold_forks();
+    mp__hooks_begin_making(&making, (const int *)&lines, sizeof(lines) / sizeof(int));
     r = mp__lines_open(job->identity.daemon, &lines);
     if (r < 0) {
-        mp__hooks_let_forks();
+        mp__hooks_end_making(&making);
         return r;
     }
     signals = mp__clean_prepare();
@@ -127,6 +128,6 @@ int mp__popen_fork(const mp__job *job, mp__popen *popen)
         lines.lifeline[1] = -1;
     }
     mp__lines_close(&lines);
-    mp__hooks_let_forks();
+    mp__hooks_end_making(&making);
     return r;
 }

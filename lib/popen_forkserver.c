@@ -33,10 +33,11 @@ static void after_fork(bool ours)
 static int launch(server *s)
 {
     int statuses[2] = { -1, -1 }, life = -1;
+    mp__making making;
     pid_t pid;
     int r;
 
-    mp__hooks_hold_forks();
+    mp__hooks_begin_making(&making, statuses, 2);
     r = mp__socket_pipe(statuses);
     if (r == 0)
         r = mp__bootstrap_launch(&s->channel, &pid);
@@ -53,7 +54,7 @@ static int launch(server *s)
         statuses[0] = -1;
     }
     mp__fd_close_all(statuses, 2);
-    mp__hooks_let_forks();
+    mp__hooks_end_making(&making);
     return r;
 }
 
@@ -73,12 +74,15 @@ static int ensure(server **out)
     mp__hooks_after_fork(after_fork);
     s->current = true;
     s->spares = MP__SPARES;
+    mp__hooks_hold_forks(); /* until its descriptors are known as its own */
     r = launch(s);
+    if (r == 0)
+        mp__server_enlist(s);
+    mp__hooks_let_forks();
     if (r < 0) {
         mp__server_discard(s);
         return r;
     }
-    mp__server_enlist(s);
     (void)mp__server_wish(s, s->spares, false); /* a failure will be seen by who needs them */
     *out = s;
     return 0;

@@ -51,11 +51,13 @@ static int fork_nursery(server *s, void (*run)(mp__child *child))
 {
     int channel[2] = { -1, -1 }, statuses[2] = { -1, -1 }, life = -1;
     uint64_t signals = mp__clean_prepare();
+    mp__making channels, pipes;
     sigset_t all, old;
     pid_t pid = -1;
     int r;
 
-    mp__hooks_hold_forks();
+    mp__hooks_begin_making(&channels, channel, 2);
+    mp__hooks_begin_making(&pipes, statuses, 2);
     r = mp__socket_pair(channel);
     if (r == 0)
         r = mp__socket_pipe(statuses);
@@ -79,23 +81,28 @@ static int fork_nursery(server *s, void (*run)(mp__child *child))
     }
     mp__fd_close_all(channel, 2);
     mp__fd_close_all(statuses, 2);
-    mp__hooks_let_forks();
+    mp__hooks_end_making(&pipes);
+    mp__hooks_end_making(&channels);
     return r;
 }
 
 int mp__nursery_new(void (*run)(mp__child *child), server **nursery)
 {
     server *s = mp__server_new();
-    int r = s ? fork_nursery(s, run) : MP_ENOMEM;
+    int r = MP_ENOMEM;
 
-    if (r < 0) {
+    mp__hooks_hold_forks(); /* until its descriptors are known as its own */
+    if (s)
+        r = fork_nursery(s, run);
+    if (r == 0) {
+        s->waiters = 1; /* until it is freed */
+        mp__server_enlist(s);
+        *nursery = s;
+    } else {
         mp__server_discard(s);
-        return r;
     }
-    s->waiters = 1; /* until it is freed */
-    mp__server_enlist(s);
-    *nursery = s;
-    return 0;
+    mp__hooks_let_forks();
+    return r;
 }
 
 void mp__nursery_dismiss(server *nursery)

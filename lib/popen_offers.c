@@ -11,6 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "clock_internal.h"
 #include "error_internal.h"
 #include "fd_internal.h"
 #include "hooks_internal.h"
@@ -18,8 +19,9 @@
 #include "pid_internal.h"
 #include "socket_internal.h"
 
-#define STOCK 1        /* sockets in advance, for each spare */
-#define REQUESTS_MAX 8 /* spares that are tried for one child */
+#define NURSERY_NS 1000000000 /* for a nursery to fork a worker */
+#define STOCK 1               /* sockets in advance, for each spare */
+#define REQUESTS_MAX 8        /* spares that are tried for one child */
 
 typedef mp__server server;
 
@@ -140,15 +142,21 @@ static int read_offer(server *s, mp__popen *popen, mp_connection **channel, uint
     return r;
 }
 
-/* What is to be read; if that is wanted, it is waited for: a start is not interrupted. */
+/*
+ * What is to be read; if that is wanted, it is waited for: a start is not interrupted. But
+ * a pool does not wait for a nursery that is stopped: it can do without.
+ */
 static short look(const server *s, bool wait)
 {
     struct pollfd one = { .fd = mp_connection_fileno(s->channel), .events = POLLIN };
+    int64_t deadline = !wait ? 0 : s->spares ? MP__NEVER : mp__clock_now() + NURSERY_NS;
+    struct timespec left;
+    int n;
 
-    while (poll(&one, 1, wait ? -1 : 0) < 0)
-        if (errno != EINTR)
-            return POLLHUP;
-    return one.revents;
+    do
+        n = ppoll(&one, 1, mp__clock_left(deadline, &left), NULL);
+    while (n < 0 && errno == EINTR);
+    return n < 0 || (n == 0 && wait) ? POLLHUP : one.revents;
 }
 
 /* A spare, which is asked for when none is there. MP_EEOF: the server is gone. */

@@ -402,6 +402,17 @@ int mp_process_sentinel(const mp_process *p)
 
 /* ---- signals ---- */
 
+/* A daemon has itself killed when its lifeline ends: also for who may not kill it any more. */
+int mp__process_signal(mp_process *p, int sig)
+{
+    int r = mp__pid_signal(p->popen.pid, p->popen.descriptor, sig);
+
+    if (r != MP_EPERM || sig != SIGKILL || !p->daemon || p->popen.lifeline < 0)
+        return r;
+    mp__fd_drop(&p->popen.lifeline);
+    return 0;
+}
+
 static int signal_child(mp_process *p, int sig)
 {
     int r = check_started(p);
@@ -413,7 +424,7 @@ static int signal_child(mp_process *p, int sig)
     if (p->role == MP__PARENT)
         return mp__fail(MP_ECREATOR, "a process does not end its parent");
     mp__lock();
-    r = mp__popen_poll(&p->popen) ? 0 : mp__pid_signal(p->popen.pid, p->popen.descriptor, sig);
+    r = mp__popen_poll(&p->popen) ? 0 : mp__process_signal(p, sig);
     mp__unlock();
     return r;
 }

@@ -155,12 +155,13 @@ static int launch(int *ours)
     char *arguments[] = { name, NULL };
     char **environment = mp__bootstrap_environment(addition);
     int fds[2] = { -1, -1 };
+    mp__making making;
     pid_t pid;
     int r = environment ? mp__launch_self(path, sizeof(path))
                         : mp__fail(MP_ENOMEM, "out of memory to start a resource tracker");
 
     (void)snprintf(name, sizeof(name), "resource_tracker of %ld", (long)mp__hooks_pid());
-    mp__hooks_hold_forks();
+    mp__hooks_begin_making(&making, fds, 2);
     if (r == 0)
         r = mp__socket_pair(fds);
     if (r == 0)
@@ -169,7 +170,7 @@ static int launch(int *ours)
         r = mp__launch(path, arguments, environment, fds[1], true, &pid);
     *ours = fds[0];
     mp__fd_close(fds[1]);
-    mp__hooks_let_forks();
+    mp__hooks_end_making(&making);
     if (r == 0)
         r = await(pid, *ours);
     if (r < 0)

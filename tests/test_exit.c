@@ -286,6 +286,22 @@ static void daemons_die_with_a_parent_that_is_killed(void **state)
     expect_daemon_to_end(leave_a_stubborn_daemon, true);
 }
 
+/* It may not kill the daemon any more. */
+static int leave_a_daemon_and_be_nobody(mp_call *call)
+{
+    int r = leave_a_stubborn_daemon(call);
+
+    return r ? r : setresuid(65534, 65534, 65534) ? 4 : 0;
+}
+
+static void daemons_of_a_process_that_lost_its_rights_are_killed(void **state)
+{
+    (void)state;
+    if (geteuid() != 0)
+        skip(); /* there are none to lose */
+    expect_daemon_to_end(leave_a_daemon_and_be_nobody, false);
+}
+
 /* A daemon with a daemon: the inner one inherits the flag. */
 static int nest_daemons(mp_call *call)
 {
@@ -416,6 +432,7 @@ static const struct CMUnitTest tests[] = {
     UNDER_EACH(an_exiting_process_joins_its_children),
     UNDER_EACH(daemons_are_terminated_when_their_parent_exits),
     UNDER_EACH(daemons_that_ignore_sigterm_are_killed),
+    UNDER_EACH(daemons_of_a_process_that_lost_its_rights_are_killed),
     UNDER_EACH(daemons_die_with_a_parent_that_is_killed),
     UNDER_EACH(the_whole_tree_of_daemons_goes_down_with_its_root),
     UNDER_EACH(a_child_ends_with_its_target_whatever_its_threads_do),

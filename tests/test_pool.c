@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 /* ---- tasks ---- */
@@ -1041,6 +1042,19 @@ static void a_call_that_takes_too_long_is_cancelled(void **state)
     mp_pool_free(pool);
 }
 
+/* What is left of a deadline that has passed is below 0. */
+static void a_call_whose_time_is_over_is_cancelled(void **state)
+{
+    mp_pool *pool = make_pool(.processes = 1);
+
+    (void)state;
+    assert_int_equal(
+        mp_pool_apply(pool, block_for_ever, MP_ARGS(), .timeout = -0.01), MP_ETIMEDOUT);
+    assert_int_equal(mp_pool_apply(pool, block_for_ever, MP_ARGS(), .timeout = NAN), MP_ETIMEDOUT);
+    check_map(pool, 100, 0);
+    mp_pool_free(pool);
+}
+
 /* Blocks for item 0 only: it is begun first. */
 static int block_at_zero(mp_call *call)
 {
@@ -1143,6 +1157,34 @@ static int start_plain(mp_call *call)
         code = mp_process_exitcode(p);
     mp_process_free(p);
     return mp_return(call, code);
+}
+
+/* In a copy of a worker it returns, too, as many a program's error path does. */
+static int copy_and_square(mp_call *call)
+{
+    pid_t pid = fork();
+    long x;
+
+    if (mp_unpack(call, &x) || pid < 0)
+        return 1;
+    if (pid == 0)
+        return mp_return(call, -1L);
+    return waitpid(pid, NULL, 0) == pid ? mp_return(call, x * x) : 2;
+}
+
+static void a_copy_of_a_worker_answers_nothing(void **state)
+{
+    mp_pool *pool = make_pool(.processes = 2);
+    long in[100], out[100];
+
+    (void)state;
+    for (long i = 0; i < 100; i++)
+        in[i] = i;
+    assert_int_equal(mp_pool_map(pool, copy_and_square, MP_ITEMS(in, 100), MP_ITEMS(out, 100)), 0);
+    for (long i = 0; i < 100; i++)
+        assert_int_equal(out[i], i * i);
+    check_map(pool, 100, 0);
+    mp_pool_free(pool);
 }
 
 static void a_process_started_by_a_worker_has_no_place_in_the_pool(void **state)
@@ -1416,6 +1458,8 @@ static void calls_with_nonsense_are_errors(void **state)
     assert_int_equal(mp_pool_apply(pool, NULL, MP_ARGS(1)), MP_EINVAL);
     assert_null(mp_pool_apply_async(pool, NULL, MP_ARGS(1)));
     assert_int_equal(mp_pool_apply(pool, square, MP_ARGS(1), .retries = -1), MP_EINVAL);
+    assert_int_equal(mp_pool_apply(pool, square, MP_ARGS(1), .time_limit = -0.1), MP_EINVAL);
+    assert_int_equal(mp_pool_map(pool, square, MP_ITEMS(in, 2), .soft_time_limit = NAN), MP_EINVAL);
     assert_int_equal(mp_pool_map(pool, NULL, MP_ITEMS(in, 2)), MP_EINVAL);
     assert_int_equal(mp_pool_map(pool, square, MP_ITEMS(in, 2), .retries = -1), MP_EINVAL);
     assert_int_equal(mp_pool_map(pool, square, MP_ITEMS(in, 2), MP_ITEMS(out, 1)), MP_EINVAL);
@@ -1474,8 +1518,10 @@ static const struct CMUnitTest tests[] = {
     UNDER_EACH(items_that_cannot_be_packed_fail_and_the_others_are_run),
     UNDER_EACH(a_function_that_workers_could_not_find_is_refused),
     UNDER_EACH(a_call_that_takes_too_long_is_cancelled),
+    UNDER_EACH(a_call_whose_time_is_over_is_cancelled),
     UNDER_EACH(the_status_tells_what_was_done_before_the_time_was_over),
     UNDER_EACH(workers_are_daemons_with_places_and_names),
+    UNDER_EACH(a_copy_of_a_worker_answers_nothing),
     UNDER_EACH(a_process_started_by_a_worker_has_no_place_in_the_pool),
     UNDER_EACH(a_task_may_use_a_pool_of_its_own),
     UNDER_EACH(a_task_cannot_use_the_pool_it_runs_in),

@@ -540,36 +540,64 @@ static void a_worker_stopped_while_idle_delays_nobody(void **state)
     }
 }
 
+static void stop_pid(pid_t pid)
+{
+    assert_int_equal(kill(pid, SIGSTOP), 0);
+    while (state_of(pid) != 'T')
+        (void)sched_yield();
+}
+
+/* A signal to all children that are no workers. */
+static void signal_servers(const pid_t pids[WORKERS], int sig)
+{
+    FILE *children = fopen("/proc/thread-self/children", "re");
+    long pid;
+
+    assert_non_null(children);
+    while (fscanf(children, "%ld", &pid) == 1)
+        if (is_among((pid_t)pid, pids, WORKERS))
+            continue;
+        else if (sig == SIGSTOP)
+            stop_pid((pid_t)pid);
+        else
+            end_pid((pid_t)pid, sig);
+    (void)fclose(children);
+}
+
 /* Under fork and forkserver another process starts the replacements. */
-static void the_server_that_starts_replacements_may_die_too(void **state)
+static void lose_servers(const char *method, int sig)
 {
     mp_pool *pool = make_pool(WORKERS);
     int in[ITEMS];
     answer out[ITEMS];
     order o = { .pool = pool };
     pid_t pids[WORKERS];
-    FILE *children;
-    long pid;
 
     for (int round = 0; round < 2; round++) {
         order_items(&o, in, out, ITEMS);
         by_map(&o);
-        check_answers(&o, 1, *state);
+        check_answers(&o, 1, method);
         assert_int_equal(mp_pool_pids(pool, pids, WORKERS), WORKERS);
-        children = fopen("/proc/thread-self/children", "re");
-        assert_non_null(children);
-        while (fscanf(children, "%ld", &pid) == 1)
-            if (!is_among((pid_t)pid, pids, WORKERS))
-                end_pid((pid_t)pid, SIGKILL);
-        (void)fclose(children);
+        signal_servers(pids, sig);
         end_pid(pids[0], SIGKILL);
         end_pid(pids[1], SIGKILL);
     }
     order_items(&o, in, out, ITEMS);
     by_map(&o);
-    check_answers(&o, 1, *state);
+    check_answers(&o, 1, method);
     check_crew(pool);
     mp_pool_free(pool);
+}
+
+static void the_server_that_starts_replacements_may_die_too(void **state)
+{
+    lose_servers(*state, SIGKILL);
+}
+
+/* Nor is one waited for. Where there is but the fork server, a start has no timeout. */
+static void the_nursery_of_replacements_may_be_stopped(void **state)
+{
+    lose_servers(*state, SIGSTOP);
 }
 
 /* ---- in the initializer ---- */
@@ -956,6 +984,7 @@ static const struct CMUnitTest tests[] = {
     UNDER_EACH(workers_killed_while_idle_cost_no_item),
     UNDER_EACH(a_worker_stopped_while_idle_delays_nobody),
     UNDER_EACH(the_server_that_starts_replacements_may_die_too),
+    UNDER(the_nursery_of_replacements_may_be_stopped, "fork"),
     UNDER_EACH(workers_that_die_in_the_initializer_are_replaced),
     UNDER_EACH(an_initializer_that_always_fails_breaks_the_pool),
     UNDER_EACH(an_initializer_that_never_ends_keeps_no_pool_from_ending),

@@ -10,6 +10,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -784,6 +785,61 @@ static void one_of_two_threads_starts_a_process(void **state)
     mp_log_to_stderr(MP_LOG_WARNING);
 }
 
+static pthread_mutex_t guarded = PTHREAD_MUTEX_INITIALIZER;
+static atomic_bool started_all;
+
+static void guard(void)
+{
+    (void)pthread_mutex_lock(&guarded);
+}
+
+static void unguard(void)
+{
+    (void)pthread_mutex_unlock(&guarded);
+}
+
+static void *fork_by_hand(void *argument)
+{
+    while (!atomic_load(&started_all)) {
+        pid_t pid = fork();
+
+        if (pid == 0)
+            _exit(0);
+        (void)waitpid(pid, NULL, 0);
+    }
+    return argument;
+}
+
+static int start_beside_forks(mp_call *call)
+{
+    pthread_t thread;
+    int failed = 0;
+
+    (void)call;
+    mp_log_to_stderr(MP_LOG_ERROR);
+    if (pthread_atfork(guard, unguard, unguard) ||
+        pthread_create(&thread, NULL, fork_by_hand, NULL))
+        return 1;
+    for (int i = 0; i < 200; i++) {
+        mp_process *p = mp_process_new(.target = return_code, .args = MP_ARGS(7));
+
+        failed += !p || mp_process_start(p) || mp_process_join(p, PATIENCE) ||
+                  mp_process_exitcode(p) != 7;
+        mp_process_free(p);
+    }
+    atomic_store(&started_all, true);
+    return pthread_join(thread, NULL) || failed;
+}
+
+/* Forks of other threads run the handlers before they come to ours. */
+static void handlers_of_fork_may_take_locks(void **state)
+{
+    (void)state;
+    if (HAS_TSAN)
+        skip(); /* TSan cannot follow a fork of a process with threads */
+    assert_int_equal(finish(start_process(.target = start_beside_forks)), 0);
+}
+
 /* What a join waits for stays open until it returns. */
 static void a_process_may_be_closed_while_it_is_joined(void **state)
 {
@@ -1018,6 +1074,7 @@ static const struct CMUnitTest tests[] = {
     UNDER_EACH(threads_may_join_children_that_are_killed),
     UNDER_EACH(whoever_sees_the_end_sees_the_exit_code),
     UNDER_EACH(one_of_two_threads_starts_a_process),
+    UNDER_EACH(handlers_of_fork_may_take_locks),
     UNDER_EACH(a_process_may_be_closed_while_it_is_joined),
 #if HAS_GLIBC(34)
     UNDER_EACH(the_exit_of_a_copy_is_not_that_of_the_process),

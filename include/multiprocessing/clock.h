@@ -3,7 +3,11 @@
  * clock.h - timeouts, and how a signal handler ends a wait.
  *
  * A timeout is seconds in a double, as in Python. 0 and less (and NaN) try
- * once; MP_FOREVER waits without end. The clock is monotonic.
+ * once; MP_FOREVER waits without end. The clock is monotonic. For a .timeout among
+ * keywords 0, which is not given, stands for none.
+ *
+ * A thread that waits in this library must not be cancelled (pthread_cancel): what
+ * it drives or holds there would stay so. mp_interrupt is for that.
  */
 #ifndef MULTIPROCESSING_CLOCK_H
 #define MULTIPROCESSING_CLOCK_H

@@ -9,7 +9,8 @@
  * A pool belongs to the process that made it, any thread of which may use it; in
  * other processes, its own workers too, calls are MP_ECREATOR. Functions marked
  * "waits" drive the pool while they wait. The first asynchronous call (an _async,
- * or mp_pool_fileno) starts one thread that drives it when nobody waits.
+ * or mp_pool_fileno) starts one thread that drives it when nobody waits; it lives as
+ * long as the pool, also when main() ends by pthread_exit.
  *
  * Callbacks run one at a time, on that thread or on one that waits. They may call
  * everything here: for the callback its result is ready, for others it is when the
@@ -186,7 +187,7 @@ typedef struct mp_task_options {
     mp_message *answer;  /* of apply */
     mp_items in, out;    /* of map and imap */
     int _kw;
-    double timeout;             /* of a call that waits: seconds; 0: none */
+    double timeout;             /* of a call that waits: seconds; 0: none; below: it is over */
     double soft_time_limit;     /* of one item: mp_call_expired() tells it; 0: none */
     double time_limit;          /* of one item: its worker is killed, MP_ETIMELIMIT; 0: none */
     int retries;                /* how often an item whose worker was lost is begun again */

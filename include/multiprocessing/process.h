@@ -128,7 +128,8 @@ MP_API int mp_process_sentinel(const mp_process *process);
 
 /*
  * SIGTERM, SIGKILL, SIGINT to the process. One that has ended is left alone, and
- * no other process can be hit. Returns 0, MP_ENOTSTARTED, MP_ECREATOR, MP_ECLOSED.
+ * no other process can be hit. Returns 0, MP_ENOTSTARTED, MP_ECREATOR, MP_ECLOSED, or
+ * MP_EPERM when this process has given up the right to (a daemon can be killed even so).
  */
 MP_API int mp_process_terminate(mp_process *process);
 MP_API int mp_process_kill(mp_process *process);
@@ -164,7 +165,7 @@ MP_API size_t mp_active_children(mp_process **children, size_t capacity);
 
 /*
  * The CPUs this process may use, at least 1: affinity and the quota of its
- * control group are respected. MP_CPU_COUNT in the environment overrides it.
+ * control group are respected. MP_CPU_COUNT (1 to 100000) in the environment overrides it.
  */
 MP_API int mp_cpu_count(void);
 

@@ -45,6 +45,24 @@ static int try_library(const char *path)
     return path != NULL;
 }
 #else
+/* A pool has called it, but it is there no more; the address may be another function's since. */
+static int try_unloaded(void *library, const char *path, mp_function function)
+{
+    mp_pool *pool = mp_pool_new(.processes = 1);
+    mp_task_error error = { .code = 0 };
+
+    if (!pool || mp_pool_apply(pool, function, MP_ARGS(5), NULL, .error = &error) != MP_ERAISED)
+        return mp_perror("loaded"), 1;
+    (void)dlclose(library);
+    if (!dlopen(path, RTLD_NOW | RTLD_NOLOAD)) /* some systems keep it */
+        (void)mp_pool_apply(pool, function, MP_ARGS(5), NULL, .error = &error);
+    else
+        error.code = MP_EFUNCTION;
+    printf("unloaded: %s\n", mp_strerror(error.code));
+    mp_pool_free(pool);
+    return 0;
+}
+
 static int try_library(const char *path)
 {
     void *library = dlopen(path, RTLD_NOW);
@@ -56,7 +74,8 @@ static int try_library(const char *path)
     }
     if (!square || !hidden)
         return (void)printf("%s\n", dlerror()), 1;
-    return try("exported by a library", square) || try("static in a library", hidden());
+    return try("exported by a library", square) || try("static in a library", hidden()) ||
+           try_unloaded(library, path, square);
 }
 #endif
 
