@@ -50,7 +50,7 @@ BENCHES := $(patsubst bench/bench_%.c,$(B)/bench/bench_%,$(wildcard bench/bench_
 STATIC_LIB := $(B)/libmultiprocessing.a
 SHARED_LIB := $(B)/libmultiprocessing.so.$(VERSION)
 
-.PHONY: all deps demo test check examples bench format format-check lint install uninstall clean
+.PHONY: all deps demo test check fuzz fuzzers examples bench format format-check lint install uninstall clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -111,6 +111,19 @@ test: $(TESTS) $(PROGRAMS) $(EXAMPLES) $(SHARED_LIB)
 
 check: test
 
+# With clang's libFuzzer; FUZZ_SECONDS for each.
+FUZZ_SECONDS ?= 60
+FUZZERS := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(wildcard tests/fuzz/*.c))
+$(FUZZERS): $(B)/fuzz/%: tests/fuzz/%.c $(STATIC_LIB)
+	@mkdir -p $(@D)
+	$(COMPILE) -Ilib -fsanitize=fuzzer $(MSGPACK_CFLAGS) $(LDFLAGS) $< $(STATIC_LIB) -o $@ $(MSGPACK_LIBS)
+
+fuzz:
+	$(MAKE) CC=clang SAN=fuzzer-no-link,address,undefined fuzzers
+
+fuzzers: $(FUZZERS)
+	@sh tests/fuzz/run.sh $(FUZZ_SECONDS) $(FUZZERS)
+
 examples: $(EXAMPLES)
 	@sh tests/check_examples.sh $(B)
 
@@ -155,5 +168,5 @@ uninstall:
 clean:
 	rm -rf build
 
--include $(OBJECTS:.o=.d) $(SHARED:.o=.d) $(TESTS:=.d) $(PROGRAMS:=.d) $(EXAMPLES:=.d) \
+-include $(OBJECTS:.o=.d) $(SHARED:.o=.d) $(TESTS:=.d) $(PROGRAMS:=.d) $(EXAMPLES:=.d) $(FUZZERS:=.d) \
     $(BENCHES:=.d) $(B)/tests/support.d
