@@ -20,6 +20,8 @@
 #define BRIEF_NS 20000.0   /* items for which waking up the pool costs too much */
 #define STEAL_NS 50000     /* work that is worth taking from another worker */
 
+#define LACK_NS 1000000000 /* without memory: then it does not come back */
+
 #define CHUNK_MAX ((size_t)1 << 30)
 
 /* ---- handing out ---- */
@@ -64,6 +66,24 @@ static void refuse_item(mp_result *work, size_t place)
     mp__work_fail(work, place, &error);
 }
 
+/* There has been no memory for long, and nothing is under way that may give some back. */
+static bool is_starved(mp_pool *pool)
+{
+    size_t in_flight = 0;
+
+    if (!pool->lacking_since)
+        pool->lacking_since = mp__clock_now();
+    for (size_t i = 0; i < pool->count; i++)
+        in_flight += pool->workers[i].in_flight;
+    return !in_flight && mp__clock_now() - pool->lacking_since > LACK_NS;
+}
+
+static void take_back(mp_result *work, size_t first, size_t count)
+{
+    if (count && mp__work_return(work, first, count) < 0)
+        mp__work_lose(work, first, count);
+}
+
 /* Hands out up to n items. False: this worker takes no more now. */
 static bool give(mp_pool *pool, mp__worker *w, mp_result *work, size_t *n)
 {
@@ -72,13 +92,15 @@ static bool give(mp_pool *pool, mp__worker *w, mp_result *work, size_t *n)
 
     *n -= count;
     if (r == 0)
+        pool->lacking_since = 0;
+    if (r == 0)
         return !w->stuck;
-    if (r != MP_EAGAIN && r != MP_ENOMEM) { /* it cannot be packed */
+    if (r != MP_EAGAIN && (r != MP_ENOMEM || is_starved(pool))) { /* or it cannot be packed */
         refuse_item(work, first);
+        take_back(work, first + 1, count - 1);
         return true;
     }
-    if (mp__work_return(work, first, count) < 0)
-        mp__work_lose(work, first, count);
+    take_back(work, first, count);
     w->stuck = true; /* until the next event */
     pool->ticking |= r == MP_ENOMEM;
     return false;

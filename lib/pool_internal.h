@@ -144,7 +144,8 @@ struct mp_pool {
     pid_t creator;
     enum mp__pool_state state;
     bool broken, driving, ticking;
-    unsigned claimants; /* threads that want the role to end the pool */
+    int64_t lacking_since; /* memory, for handing out; 0: it does not */
+    unsigned claimants;    /* threads that want the role to end the pool */
     pthread_t driver;
     const mp_context *context;
     struct mp__server *nursery; /* under fork: who forks replacements; NULL: it is gone */

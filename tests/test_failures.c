@@ -28,10 +28,12 @@ static bool armed;
 static int countdown; /* calls until one fails */
 static int failed;    /* calls that did */
 
+static bool starving; /* only calls for memory fail, and all from that one on */
+
 /* Whether this call is the one that fails. */
 static bool fails(void)
 {
-    if (!armed || --countdown != 0)
+    if (!armed || starving || --countdown != 0)
         return false;
     failed++;
     return true;
@@ -167,13 +169,23 @@ void *mmap(void *at, size_t size, int protection, int flags, int fd, off_t offse
 }
 
 #ifdef __GLIBC__
+static bool lacks_memory(void)
+{
+    if (!starving)
+        return fails();
+    if (!armed || --countdown > 0)
+        return false;
+    failed++;
+    return true;
+}
+
 extern void *__libc_malloc(size_t size);
 extern void *__libc_calloc(size_t count, size_t size);
 extern void *__libc_realloc(void *old, size_t size);
 
 void *malloc(size_t size)
 {
-    if (!fails())
+    if (!lacks_memory())
         return __libc_malloc(size);
     errno = ENOMEM;
     return NULL;
@@ -181,7 +193,7 @@ void *malloc(size_t size)
 
 void *calloc(size_t count, size_t size)
 {
-    if (!fails())
+    if (!lacks_memory())
         return __libc_calloc(count, size);
     errno = ENOMEM;
     return NULL;
@@ -189,7 +201,7 @@ void *calloc(size_t count, size_t size)
 
 void *realloc(void *old, size_t size)
 {
-    if (!fails())
+    if (!lacks_memory())
         return __libc_realloc(old, size);
     errno = ENOMEM;
     return NULL;
@@ -385,6 +397,48 @@ static void a_failed_start_can_be_tried_again(void **state)
     mp_connection_free(b);
 }
 
+/* ---- pools ---- */
+
+static int twice(mp_call *call)
+{
+    int number;
+
+    armed = false; /* what lacks memory is the parent */
+    return mp_unpack(call, &number) ? 1 : mp_return(call, 2 * number);
+}
+
+/* Memory that does not come back: all is answered even so, or refused. */
+static void a_pool_that_starves_says_so(void **state)
+{
+    static const char *texts[] = { "1", "2", "3" };
+    int in[] = { 1, 2, 3 }, out[3], nth = 0, lacks = 0, r;
+    mp_pool *pool;
+
+    (void)state;
+    if (HAS_ASAN || HAS_TSAN || !HAS_GLIBC(0))
+        skip(); /* memory never fails here */
+    pool = mp_pool_new(.processes = 1);
+    assert_non_null(pool);
+    assert_int_equal(mp_pool_map(pool, twice, MP_ITEMS(in, 3), MP_ITEMS(out, 3)), 0);
+    starving = true;
+    do {
+        failed = 0;
+        countdown = ++nth;
+        armed = true;
+        r = mp_pool_map(pool, twice, MP_ITEMS(texts, 3), .timeout = PATIENCE);
+        armed = false;
+        if (r != MP_ENOMEM && r != MP_ERAISED)
+            fail_msg("%d: %s", nth, r ? mp_last_error()->text : "no error");
+        lacks += r == MP_ENOMEM;
+    } while (failed);
+    starving = false;
+    assert_true(lacks > 1);
+    assert_int_equal(mp_pool_map(pool, twice, MP_ITEMS(in, 3), MP_ITEMS(out, 3)), 0);
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(out[i], 2 * in[i]);
+    mp_pool_free(pool);
+}
+
 /* ---- queues ---- */
 
 /* A small item, one that makes the ring grow, and one with a descriptor; and back. */
@@ -533,6 +587,7 @@ static const struct CMUnitTest tests[] = {
     UNDER(a_fork_server_that_cannot_fork_says_so, "forkserver"),
     UNDER_EACH(each_child_has_its_own_exit_code_after_failures),
     UNDER_EACH(a_failed_start_can_be_tried_again),
+    UNDER_EACH(a_pool_that_starves_says_so),
     ONCE(every_call_of_a_queue_fails_in_turn),
     UNDER_EACH(at_the_limit_of_descriptors_start_fails_clean),
     UNDER_EACH(without_room_above_stdio_no_child_runs),
