@@ -25,6 +25,20 @@
 #ifndef P_PIDFD
 #define P_PIDFD 3
 #endif
+#ifndef SYS_pidfd_open /* headers may be older than the kernel */
+#define SYS_pidfd_send_signal 424
+#define SYS_pidfd_open 434
+#endif
+
+#ifdef __GLIBC__
+#if __GLIBC_PREREQ(2, 32)
+#include <sys/single_threaded.h>
+#define IS_SURELY_SINGLE __libc_single_threaded /* as long as no thread was ever made */
+#endif
+#endif
+#ifndef IS_SURELY_SINGLE
+#define IS_SURELY_SINGLE false
+#endif
 
 #define ANCESTORS_MAX 8 /* copies of the program above a root before we call it recursion */
 
@@ -86,15 +100,7 @@ int mp__pid_signal(pid_t pid, int descriptor, int sig)
     return 0;
 }
 
-#if defined(__GLIBC__)
-#include <sys/single_threaded.h>
-
-/* glibc knows without a system call as long as no thread was ever made. */
-static bool surely_single(void)
-{
-    return __libc_single_threaded;
-}
-
+#ifdef __GLIBC__
 static void (*exit_function)(int code);
 
 static void call_exit_function(int code, void *argument)
@@ -109,11 +115,6 @@ bool mp__pid_on_exit(void (*function)(int code))
     return on_exit(call_exit_function, NULL) == 0;
 }
 #else
-static bool surely_single(void)
-{
-    return false;
-}
-
 bool mp__pid_on_exit(void (*function)(int code))
 {
     (void)function;
@@ -136,7 +137,7 @@ bool mp__pid_threaded(void)
     struct stat tasks;
     int others;
 
-    if (surely_single() || stat("/proc/self/task", &tasks) < 0)
+    if (IS_SURELY_SINGLE || stat("/proc/self/task", &tasks) < 0)
         return false;
     others = (int)tasks.st_nlink - 3; /* two links are the folder's, one is ours */
     return others > atomic_load(&own_threads);
