@@ -103,7 +103,7 @@ void mp_interrupt(void)
 
 bool mp__fd_interruptible(void)
 {
-    return atomic_load_explicit(&interrupt_writer, memory_order_relaxed) >= 0;
+    return atomic_load_explicit(&interrupt_writer, memory_order_acquire) >= 0;
 }
 
 void mp__fd_after_fork(void)
@@ -139,7 +139,7 @@ int mp__fd_poll(struct pollfd *fds, size_t count, int64_t deadline)
     bool watch = deadline != 0 && mp__fd_interruptible(); /* a look does not block */
     int n;
 
-    fds[count] = (struct pollfd){ .fd = interrupt_pipe[0], .events = POLLIN };
+    fds[count] = (struct pollfd){ .fd = watch ? interrupt_pipe[0] : -1, .events = POLLIN };
     for (;;) {
         n = ppoll(fds, (nfds_t)(count + watch), mp__clock_left(deadline, &left), NULL);
         if (n < 0 && errno == EINTR)

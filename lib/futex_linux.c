@@ -8,7 +8,6 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "clock_internal.h"
@@ -19,10 +18,10 @@ _Static_assert(sizeof(atomic_uint) == 4, "a futex is a word of 32 bits");
 
 void mp__futex_sleep(atomic_uint *word, unsigned expected, int64_t deadline)
 {
-    struct timespec end = { (time_t)(deadline / SECOND), (long)(deadline % SECOND) };
+    long end[2] = { (long)(deadline / SECOND), (long)(deadline % SECOND) }; /* whatever time_t is */
 
     /* With a bit set the time is absolute, on the monotonic clock. Whatever ends it: look again. */
-    (void)syscall(SYS_futex, word, FUTEX_WAIT_BITSET, expected, deadline == MP__NEVER ? NULL : &end,
+    (void)syscall(SYS_futex, word, FUTEX_WAIT_BITSET, expected, deadline == MP__NEVER ? NULL : end,
         NULL, FUTEX_BITSET_MATCH_ANY);
 }
 

@@ -171,6 +171,7 @@ static int64_t prepare_sleep(mp_pool *pool, int64_t deadline, bool *patient)
             end = pool->retry_at > 1 ? pool->retry_at : 1;
         *patient |= w->in_flight > 0;
     }
+    atomic_thread_fence(memory_order_seq_cst); /* between arming and the look for answers */
     *patient = *patient && !batching && deadline != 0;
     if ((batching || pool->ticking) && mp__clock_now() + TICK_NS < end)
         end = mp__clock_now() + TICK_NS;

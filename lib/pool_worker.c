@@ -106,7 +106,7 @@ static void wake_pool(void)
         errno = 0; /* full: it is being woken */
 }
 
-/* Wakes the pool if it waits for this answer: claiming or idling came between, as a fence. */
+/* Wakes the pool if it waits for this answer: claiming or idling came between, and orders. */
 static void wake_pool_after(uint64_t item)
 {
     if (item + 1 >= atomic_load(&me.shared->wake_at))

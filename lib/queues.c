@@ -181,6 +181,13 @@ static bool has_room(void *queue)
     return !is_full(((mp_queue *)queue)->ring.shared);
 }
 
+/* Another number each time, but never 0: who has woken some sees whether more came since. */
+void mp__queue_announce(atomic_uint *sleepers)
+{
+    while (atomic_fetch_add(sleepers, 1) + 1 == 0)
+        continue;
+}
+
 /* Sleeps until ready may be true. 0: look again, or MP_ETIMEDOUT (not recorded), MP_EINTR. */
 static int await(
     mp_queue *q, atomic_uint *sleepers, atomic_uint *word, bool (*ready)(void *), int64_t deadline)
@@ -193,7 +200,7 @@ static int await(
     if (mp__spin_until(&spin, ready, q))
         return 0;
     seen = atomic_load(word);
-    atomic_store(sleepers, 1);
+    mp__queue_announce(sleepers);
     if (ready(q))
         return 0;
     r = mp__futex_wait(word, seen, mp__clock_slice(deadline));
@@ -202,11 +209,13 @@ static int await(
 
 void mp__queue_wake(atomic_uint *sleepers, atomic_uint *word, int count)
 {
-    if (!atomic_load(sleepers) || !atomic_exchange(sleepers, 0))
+    unsigned said = atomic_load(sleepers);
+
+    if (!said)
         return;
     atomic_fetch_add(word, 1);
-    if (mp__futex_wake(word, count) == count)
-        atomic_store(sleepers, 1);
+    if (mp__futex_wake(word, count) < count)
+        (void)atomic_compare_exchange_strong(sleepers, &said, 0);
 }
 
 static void wake_getter(mp__queue_shared *s)

@@ -24,6 +24,9 @@ struct mp_queue {
 /* 0, MP_EINVAL for NULL, MP_ECLOSED. */
 int mp__queue_check(const mp_queue *queue);
 
+/* Before one sleeps, and before the last look for a reason not to. */
+void mp__queue_announce(atomic_uint *sleepers);
+
 /* Wakes count of those that sleep on the word, if somebody does; there may be more then. */
 void mp__queue_wake(atomic_uint *sleepers, atomic_uint *word, int count);
 

@@ -22,7 +22,9 @@ static int check_joinable(const mp_queue *q)
 
 static bool all_done(const mp__queue_shared *s)
 {
-    return atomic_load(&s->dones) == atomic_load(&s->puts);
+    uint64_t dones = atomic_load(&s->dones);
+
+    return dones == atomic_load(&s->puts);
 }
 
 int mp_queue_task_done(mp_queue *q)
@@ -64,7 +66,7 @@ int mp_queue_join(mp_queue *q, double timeout)
             return 0;
         if (mp__clock_over(deadline))
             return mp__fail(MP_ETIMEDOUT, "not all items of the queue are done");
-        atomic_store(&s->joiners, 1);
+        mp__queue_announce(&s->joiners);
         if (all_done(s))
             break;
         r = mp__futex_wait(&s->finishes, begin, mp__clock_slice(deadline));

@@ -51,7 +51,8 @@ int mp_event_set(mp_event *event)
 {
     if (!event)
         return mp__fail(MP_EINVAL, "no event: NULL");
-    if (!mp_event_is_set(event))
+    /* A load would not do: what was written before must be seen by who clears it next. */
+    if (!(atomic_fetch_add(&body_of(event)->word, 0) & 1))
         mp__futex_or(&body_of(event)->word, 1, INT_MAX);
     return 0;
 }

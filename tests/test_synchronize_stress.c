@@ -6,10 +6,11 @@
  */
 #include "boards.h"
 
+#include <sched.h>
 #include <signal.h>
 
 enum { PROCESSES = 8, ROOM = 3 };
-enum { INSIDE, TOTAL, GONE, COPY = 40 }; /* numbers on the board */
+enum { INSIDE, TOTAL, GONE, PING = 16, PONG = 32, NEWS = 48, COPY = 40 }; /* numbers on the board */
 
 static int times(void)
 {
@@ -240,6 +241,59 @@ static void events_under_pressure(void **state)
     free_board(b, travelling);
 }
 
+/* Until the number is that: at once, or the two do not meet. */
+static void meet(atomic_int *number, int round)
+{
+    while (atomic_load_explicit(number, memory_order_acquire) < round)
+        (void)sched_yield();
+}
+
+static int tell_and_set(mp_call *call)
+{
+    mp_connection *travelling;
+    mp_event *event;
+    int rounds;
+    board *b;
+
+    if (mp_unpack(call, &event, &travelling, &rounds) || !(b = board_of(travelling)))
+        return 99;
+    for (int i = 1; i <= rounds; i++) {
+        meet(&b->n[PING], i);
+        atomic_store_explicit(&b->n[NEWS], 1, memory_order_relaxed);
+        if (mp_event_set(event))
+            return 1;
+        atomic_store_explicit(&b->n[PONG], i, memory_order_release);
+    }
+    return 0;
+}
+
+/* It is set already: who clears it, finds no news and waits must be woken all the same. */
+static void a_set_beside_a_clear_is_seen(void **state)
+{
+    mp_event *event = mp_event_new();
+    mp_connection *travelling;
+    board *b = new_board(&travelling);
+    int rounds = times() / 5, news; /* who shares a CPU with others needs a slice for each */
+    mp_process *p =
+        start_process(.target = tell_and_set, .args = MP_ARGS(event, travelling, rounds));
+
+    (void)state;
+    for (int i = 1; i <= rounds; i++) {
+        assert_int_equal(mp_event_set(event), 0);
+        atomic_store(&b->n[NEWS], 0);
+        atomic_store_explicit(&b->n[PING], i, memory_order_release);
+        for (volatile int k = 0; k < i % 60; k++)
+            continue;
+        assert_int_equal(mp_event_clear(event), 0);
+        news = atomic_load_explicit(&b->n[NEWS], memory_order_relaxed);
+        meet(&b->n[PONG], i);
+        assert_true(news || mp_event_is_set(event));
+    }
+    assert_int_equal(finish(p), 0);
+    mp_event_free(event);
+    free_board(b, travelling);
+}
+
 static void barriers_under_pressure(void **state)
 {
     mp_barrier *barrier = mp_barrier_new(PROCESSES);
@@ -320,6 +374,7 @@ static const struct CMUnitTest tests[] = {
     UNDER_EACH(bounded_semaphores_under_pressure),
     UNDER_EACH(conditions_under_pressure),
     UNDER_EACH(events_under_pressure),
+    UNDER_EACH(a_set_beside_a_clear_is_seen),
     UNDER_EACH(barriers_under_pressure),
     UNDER_EACH(nobody_finds_it_half_done_without_being_told),
 };
