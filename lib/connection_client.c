@@ -81,7 +81,7 @@ static int open_client(int family, mp_connection **connection)
 
 static int connect_client(const mp_client_options *o, mp_connection **connection)
 {
-    int64_t deadline = o->timeout > 0 ? mp__clock_deadline(o->timeout) : MP__NEVER;
+    int64_t deadline = o->timeout == 0 ? MP__NEVER : mp__clock_deadline(o->timeout);
     mp__address address = { .size = 0 };
     int r = mp__address_read(o->address, o->family, false, &address);
     int fd;
