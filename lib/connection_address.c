@@ -4,6 +4,7 @@
  */
 #include "connection_address_internal.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -24,6 +25,43 @@ static const char *find_port(const char *text)
     return colon && colon[1] && colon[1 + strspn(colon + 1, "0123456789")] == '\0' ? colon : NULL;
 }
 
+/* hint: what to do if it was meant as something else, or "". */
+static int no_host(const char *text, const char *hint)
+{
+    return mp__fail(MP_EINVAL, "\"%s\" is not host:port or [host]:port, with a port up to %d%s",
+        text, UINT16_MAX, hint);
+}
+
+/* Whether a number of IPv4 stands before the end or a colon: nobody calls a path so. */
+static bool begins_with_number(const char *text)
+{
+    char number[INET_ADDRSTRLEN];
+    size_t length = strcspn(text, ":");
+    struct in_addr address;
+
+    if (length >= sizeof(number))
+        return false;
+    memcpy(number, text, length);
+    number[length] = '\0';
+    return inet_pton(AF_INET, number, &address) == 1;
+}
+
+/* As it looks, where no family is told. Python's hosts are IPv4. */
+static int guess_family(const char *text)
+{
+    const char *port = find_port(text);
+
+    if (*text == '@' || strchr(text, '/'))
+        return AF_UNIX;
+    if (port && *text != '[')
+        return AF_INET;
+    if (port && port[-1] == ']')
+        return AF_INET6;
+    if (*text == '[' || begins_with_number(text))
+        return no_host(text, "; a path that looks so needs the family AF_UNIX");
+    return AF_UNIX;
+}
+
 static int family_of(const char *text, const char *family)
 {
     static const struct {
@@ -39,21 +77,19 @@ static int family_of(const char *text, const char *family)
             "there is no family \"%s\" here: it is AF_UNIX, AF_INET or AF_INET6", family);
     if (strncmp(text, "\\\\", 2) == 0)
         return mp__fail(MP_EINVAL, "\"%s\" is the name of a pipe of Windows", text);
-    if (*text == '@' || strchr(text, '/') || !find_port(text))
-        return AF_UNIX;
-    return *text == '[' ? AF_INET6 : AF_INET; /* Python's are IPv4 */
+    return guess_family(text);
 }
 
 static int read_path(const char *text, mp__address *address)
 {
     struct sockaddr_un name = { .sun_family = AF_UNIX };
-    size_t length = strlen(text);
+    size_t length = strlen(text), room = sizeof(name.sun_path) - (*text != '@');
 
     if (length == 0)
         return mp__fail(MP_EINVAL, "an empty path");
-    if (length >= sizeof(name.sun_path))
+    if (length > room) /* an abstract name is not ended by a NUL, but begins with one */
         return mp__fail(MP_ENAMETOOLONG, "the path of a Unix socket has at most %zu bytes, not %zu",
-            sizeof(name.sun_path) - 1, length);
+            room, length);
     memcpy(name.sun_path, text, length);
     if (*text == '@')
         name.sun_path[0] = '\0';
@@ -68,11 +104,11 @@ static int split(const char *text, char host[MP__ADDRESS_TEXT], const char **por
     const char *colon = find_port(text);
     size_t length = colon ? (size_t)(colon - text) : 0;
 
-    if (!colon || strtoul(colon + 1, NULL, 10) > UINT16_MAX)
-        return mp__fail(
-            MP_EINVAL, "\"%s\" is not host:port, with a port up to %d", text, UINT16_MAX);
+    if (!colon || strtoul(colon + 1, NULL, 10) > UINT16_MAX ||
+        (*text == '[' && text[length - 1] != ']'))
+        return no_host(text, "");
     *port = colon + 1;
-    if (length > 1 && *text == '[' && text[length - 1] == ']') {
+    if (*text == '[') {
         text++;
         length -= 2;
     }

@@ -13,6 +13,7 @@
 #include "connection_auth_internal.h"
 
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <multiprocessing/connection.h>
@@ -20,6 +21,7 @@
 #include "error_internal.h"
 #include "fd_internal.h"
 #include "hmac_internal.h"
+#include "socket_internal.h"
 
 #define CHALLENGE "#CHALLENGE#"
 #define WELCOME "#WELCOME#"
@@ -27,6 +29,7 @@
 #define LENGTH(text) (sizeof(text) - 1)
 #define OLD_NONCE 20
 #define OLD_RESPONSE 16
+#define UNREAD_MAX 1024 /* steps in which what is unread is thrown away: more than fit */
 
 static const struct {
     const char *name;
@@ -127,7 +130,7 @@ void mp__handshake_begin(mp__handshake *h, bool listener, const void *key, size_
     h->asks = listener;
     h->has_begun = false;
     h->halves = 2;
-    h->got = 0;
+    h->got = h->heard = 0;
 }
 
 /* A few bytes fit into a fresh socket, unless the peer reads nothing at all. */
@@ -156,23 +159,41 @@ static size_t frame_size(const mp__handshake *h)
     return length && length <= MP__AUTH_MESSAGE ? 4 + length : 0;
 }
 
+/*
+ * Receives without waiting. Descriptors that come along are closed, and *some is set:
+ * they may be sockets that linger, for which that would wait until all is sent.
+ */
+static ssize_t receive_no_descriptors(int fd, void *data, size_t size, bool *some)
+{
+    struct linger none = { .l_onoff = 1, .l_linger = 0 };
+    int fds[MP__FDS_MAX];
+    size_t count = 0;
+    ssize_t n = mp__fd_try_receive(fd, data, size, fds, &count, some);
+
+    for (size_t i = 0; i < count; i++) /* it fails for what is no socket */
+        (void)setsockopt(fds[i], SOL_SOCKET, SO_LINGER, &none, sizeof(none));
+    mp__fd_close_all(fds, count);
+    *some |= count > 0;
+    return n;
+}
+
 /* 1 when a whole frame is there. */
 static int fetch(mp__handshake *h, int fd)
 {
-    int fds[MP__FDS_MAX];
-    size_t size, count;
-    bool lost = false;
+    bool some = false;
+    size_t size;
     ssize_t n;
 
     while ((size = frame_size(h)) > h->got) {
-        count = 0;
-        n = mp__fd_try_receive(fd, h->frame + h->got, size - h->got, fds, &count, &lost);
-        mp__fd_close_all(fds, count);
+        n = receive_no_descriptors(fd, h->frame + h->got, size - h->got, &some);
+        if (some)
+            return mp__fail(MP_EAUTHENTICATION, "the peer sent descriptors in the handshake");
         if (n == MP_EAGAIN)
             return 0;
         if (n <= 0)
             return n < 0 ? (int)n : mp__fail(MP_EEOF, "the peer left during the handshake");
         h->got += (size_t)n;
+        h->heard += (size_t)n;
     }
     return size ? 1 : mp__fail(MP_EAUTHENTICATION, "the peer does not speak this protocol");
 }
@@ -181,8 +202,11 @@ static int fetch(mp__handshake *h, int fd)
 static int judge(const mp__handshake *h, int fd, const uint8_t *message, size_t size)
 {
     bool right = is_right(h->key, h->key_size, h->nonce, message, size);
-    int r = put(fd, right ? WELCOME : FAILURE, LENGTH(WELCOME));
+    int r;
 
+    if (right)
+        mp__socket_let_descriptors(fd, true); /* who hears that may send some at once */
+    r = put(fd, right ? WELCOME : FAILURE, LENGTH(WELCOME));
     return right ? r : wrong_key();
 }
 
@@ -244,6 +268,20 @@ int mp__handshake_advance(mp__handshake *h, int fd)
         h->has_begun = false;
     }
     return 1;
+}
+
+/* Nothing new comes after the shutdown, so it has an end. */
+void mp__handshake_end(int fd)
+{
+    mp_error why = *mp_last_error(); /* it may end because of that, so that stays */
+    uint8_t unread[4096];
+    bool some = false;
+    int steps = 0;
+
+    (void)shutdown(fd, SHUT_RDWR); /* who has left already is not there to be told */
+    while (steps++ < UNREAD_MAX && receive_no_descriptors(fd, unread, sizeof(unread), &some) > 0)
+        ;
+    (void)mp__fail(why.code, "%s", why.text);
 }
 
 /* ---- over any connection ---- */

@@ -22,7 +22,8 @@ typedef struct mp__handshake {
     unsigned halves;               /* that are left */
     uint8_t nonce[MP__AUTH_NONCE]; /* what we asked for a signature of */
     uint8_t frame[4 + MP__AUTH_MESSAGE];
-    size_t got; /* bytes of the frame that comes */
+    size_t got;   /* bytes of the frame that comes */
+    size_t heard; /* bytes in all */
 } mp__handshake;
 
 /* A listener asks first. */
@@ -33,5 +34,11 @@ void mp__handshake_begin(mp__handshake *handshake, bool listener, const void *ke
  * a code: MP_EAUTHENTICATION, MP_EEOF, MP_ECONNRESET.
  */
 int mp__handshake_advance(mp__handshake *handshake, int fd);
+
+/*
+ * Ends it before fd is closed: what lies unread there may be descriptors whose closing
+ * waits, which should not be done with a lock held.
+ */
+void mp__handshake_end(int fd);
 
 #endif

@@ -81,7 +81,7 @@ static int open_client(int family, mp_connection **connection)
 
 static int connect_client(const mp_client_options *o, mp_connection **connection)
 {
-    int64_t deadline = o->timeout > 0 ? mp__clock_deadline(o->timeout) : MP__NEVER;
+    int64_t deadline = o->timeout == 0 ? MP__NEVER : mp__clock_deadline(o->timeout);
     mp__address address = { .size = 0 };
     int r = mp__address_read(o->address, o->family, false, &address);
     int fd;
@@ -91,6 +91,8 @@ static int connect_client(const mp_client_options *o, mp_connection **connection
     if (r < 0)
         return r;
     fd = mp_connection_fileno(*connection);
+    if (o->authkey.data)
+        mp__socket_let_descriptors(fd, false); /* until the listener has shown the key */
     r = connect_until(fd, &address, o->address, deadline);
     if (r == 0 && fcntl(fd, F_SETFL, 0) < 0)
         r = mp__fail_errno("cannot use a socket");

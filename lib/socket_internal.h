@@ -27,4 +27,19 @@ int mp__socket_accept(int fd, struct sockaddr *address, socklen_t *size);
 /* Whether the process at the other end of a Unix socket is one of our user, or of root. */
 bool mp__socket_is_trusted(int fd);
 
+/*
+ * Whether descriptors may come over a Unix socket; of one that listens, over those of its
+ * clients. Before Linux 6.16, and elsewhere, they always may.
+ */
+void mp__socket_let_descriptors(int fd, bool may_come);
+
+/*
+ * A descriptor that poll finds readable while one of those that it watches is. Where the
+ * system has none (elsewhere than on Linux) *watch stays -1, and nothing is watched.
+ * 0 or a code.
+ */
+int mp__socket_watch_new(int *watch);
+int mp__socket_watch(int watch, int fd);
+void mp__socket_unwatch(int watch, int fd);
+
 #endif

@@ -6,11 +6,21 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "error_internal.h"
 #include "fd_internal.h"
+
+/* Since Linux 6.16, with this number where the common list of options is used. */
+#ifndef SO_PASSRIGHTS
+#if defined(__sparc__) || defined(__hppa__)
+#define SO_PASSRIGHTS (-1) /* no option has it */
+#else
+#define SO_PASSRIGHTS 83
+#endif
+#endif
 
 /* Few programs have closed their stdio, so mostly nothing is to be done. */
 static int keep(int made[2], int fds[2])
@@ -81,4 +91,43 @@ bool mp__socket_is_trusted(int fd)
 
     return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 &&
            (peer.uid == geteuid() || peer.uid == 0);
+}
+
+void mp__socket_let_descriptors(int fd, bool may_come)
+{
+    int value = may_come;
+
+    /* TCP does not know it, nor do older kernels: there they are dealt with as they come. */
+    (void)setsockopt(fd, SOL_SOCKET, SO_PASSRIGHTS, &value, sizeof(value));
+}
+
+int mp__socket_watch_new(int *watch)
+{
+    int fd = epoll_create1(EPOLL_CLOEXEC);
+    int r = 0;
+
+    if (fd < 0)
+        return mp__fail_errno("cannot watch sockets");
+    if (fd < MP__FD_LOW)
+        r = mp__fd_raise(&fd);
+    if (r < 0)
+        mp__fd_close(fd);
+    else
+        *watch = fd;
+    return r;
+}
+
+int mp__socket_watch(int watch, int fd)
+{
+    struct epoll_event event = { .events = EPOLLIN, .data.fd = fd };
+
+    if (watch >= 0 && epoll_ctl(watch, EPOLL_CTL_ADD, fd, &event) < 0)
+        return mp__fail_errno("cannot watch a socket");
+    return 0;
+}
+
+void mp__socket_unwatch(int watch, int fd)
+{
+    if (watch >= 0)
+        (void)epoll_ctl(watch, EPOLL_CTL_DEL, fd, NULL); /* fails only if it is not watched */
 }

@@ -80,3 +80,28 @@ bool mp__socket_is_trusted(int fd)
     (void)fd;
     return true; /* a path has permissions, and nothing else is here */
 }
+
+void mp__socket_let_descriptors(int fd, bool may_come)
+{
+    (void)fd;
+    (void)may_come; /* they are dealt with as they come */
+}
+
+int mp__socket_watch_new(int *watch)
+{
+    (void)watch;
+    return 0;
+}
+
+int mp__socket_watch(int watch, int fd)
+{
+    (void)watch;
+    (void)fd;
+    return 0;
+}
+
+void mp__socket_unwatch(int watch, int fd)
+{
+    (void)watch;
+    (void)fd;
+}

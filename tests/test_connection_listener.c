@@ -5,20 +5,28 @@
  */
 #include "support.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netdb.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "clock_internal.h"
+#include "connection_pending_internal.h"
 #include "hmac_internal.h"
+#include "hooks_internal.h"
 
 #define SECRET      \
     {               \
@@ -277,6 +285,14 @@ static void addresses_that_cannot_be_are_refused(void **state)
         { "nowhere", "AF_INET", MP_EINVAL },
         { "nowhere:port", "AF_INET", MP_EINVAL },
         { "127.0.0.1:70000", NULL, MP_EINVAL },
+        { "127.0.0.1", NULL, MP_EINVAL },
+        { "127.0.0.1:", NULL, MP_EINVAL },
+        { "127.0.0.1:http", NULL, MP_EINVAL },
+        { "[::1]", NULL, MP_EINVAL },
+        { "[::1", NULL, MP_EINVAL },
+        { "[::1:5", NULL, MP_EINVAL },
+        { "[::1:5", "AF_INET6", MP_EINVAL },
+        { "[]", NULL, MP_EINVAL },
         { "host.invalid:1", "AF_INET6", -EHOSTUNREACH },
         { "/tmp/mp-test-no-such-folder/socket", NULL, MP_ENOENT },
     };
@@ -297,6 +313,166 @@ static void addresses_that_cannot_be_are_refused(void **state)
     assert_int_equal(mp_last_error()->code, MP_EINVAL);
     assert_null(mp_listener_new(NULL, .authkey = { NULL, 3 }));
     assert_int_equal(mp_last_error()->code, MP_EINVAL);
+}
+
+/* What looks like a host is a path where the family says so. */
+static int be_at_odd_paths(mp_call *call)
+{
+    static const char *const odd[] = { "127.0.0.1", "127.0.0.1:http", "[::1]", "x:1" };
+
+    if (mp_unpack(call) || chdir("/tmp"))
+        return 99;
+    for (size_t i = 0; i < 4; i++) {
+        mp_listener *l = mp_listener_new(odd[i], "AF_UNIX");
+        mp_connection *c = l ? mp_client(odd[i], "AF_UNIX") : NULL;
+
+        mp_connection_free(c);
+        mp_listener_free(l);
+        if (!c || is_socket(odd[i]))
+            return 1;
+    }
+    return 0;
+}
+
+static void a_family_makes_a_path_of_anything(void **state)
+{
+    (void)state;
+    assert_int_equal(finish(start_process(.target = be_at_odd_paths)), 0);
+}
+
+/* The kernel has room for 108 bytes, of which a path needs one for its end. */
+static void names_may_be_as_long_as_the_kernel_allows(void **state)
+{
+    char name[120];
+    mp_connection *c;
+    mp_listener *l;
+
+    (void)state;
+    memset(name, 'n', sizeof(name));
+    (void)snprintf(name, sizeof(name), "@mp-test-long-%ld", (long)getpid());
+    name[strlen(name)] = 'n';
+    name[109] = '\0';
+    assert_null(mp_listener_new(name));
+    assert_int_equal(mp_last_error()->code, MP_ENAMETOOLONG);
+    name[108] = '\0';
+    l = mp_listener_new(name);
+    assert_non_null(l);
+    assert_string_equal(mp_listener_address(l), name);
+    c = mp_client(name);
+    assert_non_null(c);
+    mp_connection_free(c);
+    mp_listener_free(l);
+}
+
+/* In a process of its own, for its TMPDIR and where it works. */
+static int use_temporary(mp_call *call)
+{
+    char folder[] = "/tmp/mp-test-tmp-XXXXXX", address[200], many[200];
+    mp_connection *c;
+    mp_listener *l;
+
+    if (mp_unpack(call) || !mkdtemp(folder) || chdir(folder) || mkdir("inner", 0700))
+        return 99;
+    memset(many, 'x', sizeof(many) - 1);
+    many[0] = '/';
+    many[sizeof(many) - 1] = '\0';
+    (void)setenv("TMPDIR", many, 1);
+    if (mp_listener_new(NULL) || mp_last_error()->code != MP_ENAMETOOLONG)
+        return 1;
+    (void)setenv("TMPDIR", "inner", 1);
+    l = mp_listener_new(NULL);
+    if (!l || chdir("/"))
+        return 2;
+    (void)snprintf(address, sizeof(address), "%s", mp_listener_address(l));
+    c = mp_client(address);
+    if (*address != '/' || !c)
+        return 3;
+    mp_connection_free(c);
+    mp_listener_free(l);
+    if (chdir(folder) || rmdir("inner") || rmdir(folder)) /* the folder for it is gone */
+        return 4;
+    return 0;
+}
+
+static void folders_of_its_own_are_found_again_from_elsewhere(void **state)
+{
+    (void)state;
+    assert_int_equal(finish(start_process(.target = use_temporary)), 0);
+}
+
+static void removing_is_advised_for_sockets_only(void **state)
+{
+    char path[] = "/tmp/mp-test-file-XXXXXX";
+    int fd = mkstemp(path);
+    mp_listener *l = listen_at(0, NULL);
+
+    (void)state;
+    assert_true(fd >= 0);
+    (void)close(fd);
+    assert_null(mp_listener_new(path));
+    assert_int_equal(mp_last_error()->code, -EADDRINUSE);
+    assert_null(strstr(mp_last_error()->text, "remove"));
+    assert_null(mp_listener_new(mp_listener_address(l)));
+    assert_non_null(strstr(mp_last_error()->text, "remove"));
+    assert_int_equal(unlink(path), 0);
+    mp_listener_free(l);
+}
+
+/* ---- finding a host that takes long ---- */
+
+static mp_connection *asked, *go_ahead; /* ends of pipes: what is asked for, and its answer */
+
+/* That of the C library, but for one host, which is found once somebody says so. */
+int getaddrinfo(
+    const char *host, const char *port, const struct addrinfo *hints, struct addrinfo **found)
+{
+    int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **);
+    void *symbol = dlsym(RTLD_NEXT, "getaddrinfo");
+    mp_message message = MP_MESSAGE_INIT;
+
+    memcpy(&real, &symbol, sizeof(real));
+    if (!host || strcmp(host, "slow.invalid") != 0)
+        return real(host, port, hints, found);
+    (void)mp_connection_send_bytes(asked, "?", 1);
+    (void)mp_connection_recv_bytes(go_ahead, &message, MP_ANY_LENGTH);
+    mp_message_clear(&message);
+    return EAI_AGAIN;
+}
+
+static void *listen_at_slow(void *unused)
+{
+    (void)unused;
+    return mp_listener_new("slow.invalid:0");
+}
+
+static int do_nothing(mp_call *call)
+{
+    return mp_unpack(call) != 0;
+}
+
+static void a_host_that_takes_long_to_find_keeps_nobody_waiting(void **state)
+{
+    mp_connection *hears, *says, *a, *b;
+    pthread_t thread;
+    void *result;
+
+    (void)state;
+    assert_int_equal(mp_pipe(&hears, &asked), 0);
+    assert_int_equal(mp_pipe(&go_ahead, &says), 0);
+    assert_int_equal(pthread_create(&thread, NULL, listen_at_slow, NULL), 0);
+    expect_bytes(hears, "?");
+    assert_int_equal(mp_pipe(&a, &b), 0); /* what holds forks */
+    mp_connection_free(a);
+    mp_connection_free(b);
+    if (!HAS_TSAN)
+        assert_int_equal(finish(start_process(.target = do_nothing)), 0);
+    assert_int_equal(mp_connection_send_bytes(says, "!", 1), 0);
+    assert_int_equal(pthread_join(thread, &result), 0);
+    assert_null(result);
+    mp_connection_free(hears);
+    mp_connection_free(says);
+    mp_connection_free(asked);
+    mp_connection_free(go_ahead);
 }
 
 static void nobody_listens_there(void **state)
@@ -358,6 +534,23 @@ static void a_client_has_a_timeout(void **state)
     mp_listener_free(l);
 }
 
+static void a_client_with_less_than_no_time_tries_once(void **state)
+{
+    static const double less[] = { -1, (double)NAN };
+
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        mp_listener *l = listen_at(0, NULL);
+        mp_connection *c = mp_client(mp_listener_address(l), .timeout = less[i]);
+
+        assert_non_null(c); /* a Unix socket is connected at once */
+        mp_connection_free(c);
+        assert_null(mp_client(mp_listener_address(l), .authkey = SECRET, .timeout = less[i]));
+        assert_int_equal(mp_last_error()->code, MP_ETIMEDOUT);
+        mp_listener_free(l);
+    }
+}
+
 static void a_full_backlog_is_waited_for_as_long_as_allowed(void **state)
 {
     mp_listener *l = mp_listener_new(NULL, .backlog = 1);
@@ -406,6 +599,62 @@ static void closing_wakes_who_accepts(void **state)
         assert_int_equal(*(int *)result, MP_ECLOSED);
         mp_listener_free(l);
     }
+}
+
+/* Where another thread accepts, too: a place is free once close is back. */
+static void a_closed_listener_makes_room_at_once(void **state)
+{
+    char address[200];
+    mp_listener *l;
+
+    (void)state;
+    for (size_t place = 2; place < PLACES; place++) {
+        l = listen_at(place, place % 2 ? "secret" : NULL);
+        for (int i = 0; l && i < 30; i++) {
+            mp_listener *closed = l;
+            pthread_t thread;
+
+            (void)snprintf(address, sizeof(address), "%s", mp_listener_address(l));
+            assert_int_equal(pthread_create(&thread, NULL, accept_for_ever, l), 0);
+            mp_listener_close(l);
+            l = mp_listener_new(address);
+            assert_non_null(l);
+            (void)pthread_join(thread, NULL);
+            mp_listener_free(closed);
+        }
+        mp_listener_free(l);
+    }
+}
+
+static void *close_it(void *listener)
+{
+    mp_listener_close(listener);
+    return NULL;
+}
+
+static void two_may_close_it_at_once(void **state)
+{
+    char address[200];
+    mp_listener *l, *next;
+
+    (void)state;
+    (void)snprintf(address, sizeof(address), "/tmp/mp-test-two-%ld", (long)getpid());
+    l = mp_listener_new(address);
+    assert_non_null(l);
+    for (int i = 0; i < 100; i++) {
+        pthread_t accepts, closes;
+
+        assert_int_equal(pthread_create(&accepts, NULL, accept_for_ever, l), 0);
+        assert_int_equal(pthread_create(&closes, NULL, close_it, l), 0);
+        mp_listener_close(l); /* whoever of them is first: now it is closed */
+        next = mp_listener_new(address);
+        assert_non_null(next);
+        (void)pthread_join(closes, NULL);
+        (void)pthread_join(accepts, NULL);
+        mp_listener_free(l);
+        l = next;
+    }
+    mp_listener_free(l);
 }
 
 /* ---- the handshake ---- */
@@ -499,6 +748,368 @@ static void a_client_that_takes_too_long_is_refused(void **state)
     expect_refusal(l);
     assert_non_null(strstr(mp_last_error()->text, "too long"));
     mp_connection_free(silent);
+    mp_listener_free(l);
+}
+
+/* A client whose side of the handshake is done by hand, step by step. */
+struct steps {
+    mp_connection *connection;
+    mp__handshake handshake;
+};
+
+static void begin_steps(struct steps *s, mp_listener *l)
+{
+    s->connection = mp_client(mp_listener_address(l));
+    assert_non_null(s->connection);
+    mp__handshake_begin(&s->handshake, false, "secret", 6);
+}
+
+/* Answers what has come: 1 when there is nothing more to say. */
+static int answer_step(struct steps *s)
+{
+    int r = mp__handshake_advance(&s->handshake, mp_connection_fileno(s->connection));
+
+    assert_true(r >= 0);
+    return r;
+}
+
+/* Looks in: who is in by now, or NULL. */
+static mp_connection *look_in(mp_listener *l)
+{
+    mp_connection *c = NULL;
+    int r = mp_listener_accept(l, 0, &c);
+
+    if (r < 0)
+        assert_int_equal(r, MP_ETIMEDOUT);
+    return c;
+}
+
+/* All have less time than passes between two looks, but each has spoken before each. */
+static void a_client_that_has_answered_is_not_late(void **state)
+{
+    mp_listener *l = mp_listener_new(NULL, .authkey = SECRET, .handshake_timeout = 1e-9);
+    struct steps s[10];
+    int in = 0;
+
+    (void)state;
+    assert_non_null(l);
+    for (int i = 0; i < 10; i++)
+        begin_steps(&s[i], l);
+    while (in < 10) {
+        mp_connection *c = look_in(l);
+
+        in += c != NULL;
+        mp_connection_free(c);
+        for (int i = 0; i < 10; i++)
+            (void)answer_step(&s[i]);
+    }
+    for (int i = 0; i < 10; i++)
+        mp_connection_free(s[i].connection);
+    mp_listener_free(l);
+}
+
+/* ---- the time of clients, on a clock of our own ---- */
+
+#define SECOND INT64_C(1000000000)
+
+/* One client of a listener that is not there; its peer is peer. */
+struct timed {
+    mp__pending pending;
+    struct pollfd fds[1];
+    int fd, peer;
+};
+
+static void begin_timed(struct timed *t, double patience)
+{
+    int pair[2];
+
+    memset(t, 0, sizeof(*t));
+    atomic_init(&t->pending.watch, -1);
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+    t->fd = pair[0];
+    t->peer = pair[1];
+    assert_int_equal(mp__pending_init(&t->pending, patience), 0);
+    assert_int_equal(mp__pending_add(&t->pending, t->fd, "", "secret", 6, 0), 0);
+    assert_int_equal(mp__pending_advance(&t->pending, 0), 0);
+}
+
+static void end_timed(struct timed *t)
+{
+    mp__pending_forget(&t->pending, 0);
+    mp__pending_done(&t->pending);
+    assert_int_equal(close(t->fd) | close(t->peer), 0);
+}
+
+/* A turn from one time to another, in seconds, in which it says something or not. */
+static bool is_late(struct timed *t, int from, int to, bool says)
+{
+    int64_t deadline = MP__NEVER;
+
+    mp__pending_prepare(&t->pending, t->fds, &deadline, from * SECOND);
+    t->fds[0].revents = says ? POLLIN : 0;
+    if (says)
+        assert_int_equal(write(t->peer, "", 1), 1);
+    mp__pending_look(&t->pending, t->fds, to * SECOND);
+    if (says)
+        assert_int_equal(mp__pending_advance(&t->pending, 0), 0);
+    return mp__pending_find_late(&t->pending, to * SECOND) == 0;
+}
+
+static void time_without_accept_counts_for_who_says_nothing(void **state)
+{
+    struct timed t;
+
+    (void)state;
+    begin_timed(&t, 10);
+    assert_false(is_late(&t, 0, 1, false));
+    assert_false(is_late(&t, 100, 100, true)); /* it spoke while nobody was there */
+    assert_false(is_late(&t, 200, 200, true));
+    assert_false(is_late(&t, 200, 208, false)); /* 9 of 10 seconds */
+    assert_true(is_late(&t, 208, 210, false));
+    end_timed(&t);
+    begin_timed(&t, 10);
+    assert_false(is_late(&t, 0, 1, false));
+    assert_false(is_late(&t, 8, 8, false));
+    assert_true(is_late(&t, 12, 12, false)); /* as for a loop that looks in now and then */
+    end_timed(&t);
+}
+
+static void who_spoke_in_a_turn_is_not_refused_in_it(void **state)
+{
+    struct timed t;
+
+    (void)state;
+    begin_timed(&t, 10);
+    assert_false(is_late(&t, 0, 100, true));
+    assert_int_equal(mp__pending_find_oldest(&t.pending), -1);
+    assert_true(is_late(&t, 100, 100, false));
+    assert_int_equal(mp__pending_find_oldest(&t.pending), 0);
+    end_timed(&t);
+    begin_timed(&t, 2e9); /* for ever */
+    assert_false(is_late(&t, 0, 1000000, false));
+    end_timed(&t);
+}
+
+/* ---- many, and event loops ---- */
+
+static void when_all_places_are_taken_the_first_one_goes(void **state)
+{
+    mp_listener *l = mp_listener_new(NULL, .authkey = SECRET, .handshake_timeout = MP_FOREVER);
+    mp_connection *silent[MP__PENDING_MAX], *c = NULL;
+    struct attempt attempt = { mp_listener_address(l), "secret", 1 };
+    pthread_t thread;
+    int r, refused = 0;
+
+    (void)state;
+    for (int i = 0; i < MP__PENDING_MAX; i++) {
+        silent[i] = mp_client(mp_listener_address(l));
+        assert_non_null(silent[i]);
+        assert_null(look_in(l));
+    }
+    assert_int_equal(pthread_create(&thread, NULL, try_key, &attempt), 0);
+    while ((r = mp_listener_accept(l, PATIENCE, &c)) == MP_EAUTHENTICATION) {
+        assert_non_null(strstr(mp_last_error()->text, "others wait"));
+        refused++;
+    }
+    assert_int_equal(r, 0);
+    assert_int_equal(refused, 1);
+    expect_bytes(c, "in");
+    mp_connection_free(c);
+    (void)pthread_join(thread, NULL);
+    assert_int_equal(attempt.code, 0);
+    for (int i = 0; i < MP__PENDING_MAX; i++)
+        mp_connection_free(silent[i]);
+    mp_listener_free(l);
+}
+
+static bool is_readable(int fd)
+{
+    struct pollfd one = { .fd = fd, .events = POLLIN };
+
+    return poll(&one, 1, 0) == 1;
+}
+
+/* Whether this system has descriptors that watch others. */
+static bool watches(mp_listener *l)
+{
+    struct stat status;
+
+    if (fstat(mp_listener_fileno(l), &status) < 0 || !S_ISSOCK(status.st_mode))
+        return true;
+    print_message("fileno is the listening socket here\n");
+    return false;
+}
+
+static void fileno_is_readable_when_there_is_something_to_do(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < PLACES; i++) {
+        mp_listener *l = listen_at(i, "secret");
+        mp_connection *c;
+        struct steps s;
+        int fd, steps = 0;
+
+        if (!l)
+            continue;
+        fd = mp_listener_fileno(l);
+        assert_false(is_readable(fd));
+        begin_steps(&s, l);
+        assert_true(is_readable(fd));
+        while (!(c = look_in(l)) && watches(l)) {
+            assert_false(is_readable(fd)); /* it is the client's turn */
+            (void)answer_step(&s);
+            assert_int_equal(poll(&(struct pollfd){ .fd = fd, .events = POLLIN }, 1, 60000), 1);
+            assert_true(steps++ < 4);
+        }
+        assert_false(is_readable(fd));
+        assert_int_equal(mp_connection_send_bytes(s.connection, "hello", 5), 0);
+        assert_false(is_readable(fd)); /* who is in has a descriptor of its own */
+        mp_connection_free(c);
+        mp_connection_free(s.connection);
+        mp_listener_free(l);
+    }
+}
+
+static void fileno_is_readable_when_one_leaves_that_was_half_in(void **state)
+{
+    mp_listener *l = listen_at(0, "secret");
+    struct steps s;
+
+    (void)state;
+    begin_steps(&s, l);
+    assert_null(look_in(l));
+    mp_connection_free(s.connection);
+    if (watches(l))
+        assert_true(is_readable(mp_listener_fileno(l)));
+    expect_refusal(l);
+    assert_false(is_readable(mp_listener_fileno(l)));
+    mp_listener_free(l);
+}
+
+/* ---- descriptors, and names, from clients that have not shown the key ---- */
+
+static ssize_t send_descriptor(int socket, int fd)
+{
+    union {
+        struct cmsghdr header;
+        char bytes[CMSG_SPACE(sizeof(int))];
+    } control;
+    struct iovec byte = { "", 1 };
+    struct msghdr message = { .msg_iov = &byte,
+        .msg_iovlen = 1,
+        .msg_control = &control,
+        .msg_controllen = sizeof(control) };
+
+    memset(&control, 0, sizeof(control));
+    control.header.cmsg_level = SOL_SOCKET;
+    control.header.cmsg_type = SCM_RIGHTS;
+    control.header.cmsg_len = CMSG_LEN(sizeof(int));
+    memcpy(CMSG_DATA(&control.header), &fd, sizeof(fd));
+    return sendmsg(socket, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+/* One end of TCP that has something to send, and would wait for that when it is closed. */
+static int make_lingering(mp_connection **peer)
+{
+    struct linger minutes = { .l_onoff = 1, .l_linger = 600 };
+    mp_listener *l = listen_at(2, NULL);
+    mp_connection *c = mp_client(mp_listener_address(l));
+    char bytes[4096] = { 0 };
+    int fd;
+
+    assert_non_null(c);
+    *peer = accept_one(l);
+    fd = dup(mp_connection_fileno(c));
+    mp_connection_free(c);
+    mp_listener_free(l);
+    while (send(fd, bytes, sizeof(bytes), MSG_DONTWAIT) > 0)
+        ;
+    assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_LINGER, &minutes, sizeof(minutes)), 0);
+    return fd;
+}
+
+/* After first, which is refused, or is nothing. */
+static void send_lingering(mp_listener *l, const char *first)
+{
+    mp_connection *peer, *c = mp_client(mp_listener_address(l));
+    int fd = make_lingering(&peer), socket = mp_connection_fileno(c);
+    bool sent;
+
+    assert_int_equal(send(socket, first, strlen(first), 0), strlen(first));
+    sent = send_descriptor(socket, fd) == 1;
+    assert_true(sent || errno == EPERM); /* since Linux 6.16 the system refuses */
+    if (!sent)
+        mp_connection_free(peer); /* then nothing lingers any more */
+    assert_int_equal(close(fd), 0);
+    (void)shutdown(socket, SHUT_WR);
+    expect_refusal(l); /* now, not in ten minutes */
+    mp_connection_free(c);
+    if (sent)
+        mp_connection_free(peer);
+}
+
+static void descriptors_in_the_handshake_keep_nobody_waiting(void **state)
+{
+    mp_listener *l = listen_at(0, "secret");
+
+    (void)state;
+    send_lingering(l, "");
+    send_lingering(l, "GET / HTTP/1.0\r\n\r\n");
+    mp_listener_free(l);
+}
+
+static void *try_handle(void *address)
+{
+    mp_connection *c = mp_client(address, .authkey = SECRET, .timeout = PATIENCE);
+    void *sent = NULL;
+
+    if (c && mp_connection_send(c, c) == 0)
+        sent = address;
+    mp_connection_free(c);
+    return sent;
+}
+
+/* In both directions, and at once: the other side may not have heard yet that all is well. */
+static void handles_may_follow_the_handshake_at_once(void **state)
+{
+    mp_listener *l = listen_at(0, "secret");
+
+    (void)state;
+    for (int i = 0; i < 50; i++) {
+        mp_message message = MP_MESSAGE_INIT;
+        mp_connection *c, *given;
+        pthread_t thread;
+        void *sent;
+
+        assert_int_equal(
+            pthread_create(&thread, NULL, try_handle, (void *)mp_listener_address(l)), 0);
+        c = accept_one(l);
+        assert_int_equal(mp_connection_recv(c, &message), 0);
+        assert_int_equal(mp_unpack(&message, &given), 0);
+        mp_message_clear(&message);
+        (void)pthread_join(thread, &sent);
+        assert_non_null(sent);
+        mp_connection_free(c);
+    }
+    mp_listener_free(l);
+}
+
+/* A name of its own choice would stand in our logs. */
+static void names_of_unix_clients_are_not_repeated(void **state)
+{
+    struct sockaddr_un name = { .sun_family = AF_UNIX }, to = { .sun_family = AF_UNIX };
+    mp_listener *l = listen_at(0, "secret");
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    (void)state;
+    (void)snprintf(name.sun_path + 1, 60, "evil\n\033[31m%ld", (long)getpid());
+    (void)snprintf(to.sun_path, sizeof(to.sun_path), "%s", mp_listener_address(l));
+    assert_int_equal(bind(fd, (struct sockaddr *)&name, sizeof(name)), 0);
+    assert_int_equal(connect(fd, (struct sockaddr *)&to, sizeof(to)), 0);
+    assert_int_equal(write(fd, "GET / HTTP/1.0", 14), 14);
+    expect_refusal(l);
+    assert_null(strstr(mp_last_error()->text, "evil"));
+    assert_int_equal(close(fd), 0);
     mp_listener_free(l);
 }
 
@@ -785,12 +1396,17 @@ static int use_inherited(mp_call *call)
 
 static void children_of_ours_do_not_have_it(void **state)
 {
+    mp_connection *silent;
+
     (void)state;
     inherited = listen_at(0, "secret");
+    silent = mp_client(mp_listener_address(inherited));
+    assert_null(look_in(inherited));
     assert_int_equal(finish(start_process(.target = use_inherited,
                          .args = MP_ARGS(mp_listener_fileno(inherited)))),
         0);
     assert_true(is_socket(mp_listener_address(inherited)));
+    mp_connection_free(silent);
     mp_listener_free(inherited);
     inherited = NULL;
 }
@@ -817,6 +1433,148 @@ static void a_copy_made_by_hand_accepts_too(void **state)
     assert_int_equal(status, 0);
     assert_true(is_socket(mp_listener_address(l))); /* it is not the copy's to remove */
     mp_listener_free(l);
+}
+
+/* Goes on accepting where the other one is half through, in what it watches, too. */
+static int be_a_copy_with_a_key(mp_listener *l, const char *address, bool watching)
+{
+    struct attempt attempt = { address, "secret", 1 };
+    pthread_t thread;
+    mp_connection *c = NULL;
+    int fd = mp_listener_fileno(l);
+
+    if (watches(l) != watching || is_readable(fd)) /* of the other one's clients it hears nothing */
+        return 1;
+    if (HAS_TSAN) /* it lets nobody begin threads here */
+        return 0;
+    if (pthread_create(&thread, NULL, try_key, &attempt))
+        return 2;
+    while (!c) {
+        struct pollfd one = { .fd = fd, .events = POLLIN };
+        int r =
+            poll(&one, 1, 60000) == 1 ? mp_listener_accept(l, watches(l) ? 0 : PATIENCE, &c) : 0;
+
+        if (r != MP_ETIMEDOUT && (r || !c))
+            return 3;
+    }
+    (void)pthread_join(thread, NULL);
+    mp_connection_free(c);
+    mp_listener_free(l);
+    return attempt.code != 0;
+}
+
+/* Descriptors of this process that watch others. */
+static int count_watches(void)
+{
+    int count = 0;
+
+    for (int fd = 0; fd < 256; fd++) {
+        char path[64], target[64] = "";
+
+        (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+        if (readlink(path, target, sizeof(target) - 1) > 0)
+            count += strstr(target, "eventpoll") != NULL;
+    }
+    return count;
+}
+
+static void a_copy_made_by_hand_watches_for_itself(void **state)
+{
+    mp_listener *l = listen_at(0, "secret");
+    mp_connection *c;
+    struct steps s;
+    int status, before;
+    bool watching = watches(l);
+    pid_t pid;
+
+    (void)state;
+    begin_steps(&s, l);
+    assert_null(look_in(l));
+    (void)answer_step(&s);
+    before = count_watches();
+    pid = fork();
+    if (pid == 0)
+        _exit(count_watches() != before
+                  ? 9
+                  : be_a_copy_with_a_key(l, mp_listener_address(l), watching));
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+    if (watching)
+        assert_true(is_readable(mp_listener_fileno(l)));
+    while (!(c = look_in(l)))
+        (void)answer_step(&s);
+    mp_connection_free(c);
+    mp_connection_free(s.connection);
+    mp_listener_free(l);
+}
+
+/* Forks are held meanwhile, by this thread, so it closes no descriptor yet. */
+static void a_copy_made_while_it_closes_does_not_listen(void **state)
+{
+    mp_listener *l = listen_at(2, NULL);
+    int fd = mp_listener_fileno(l), status;
+    pthread_t thread;
+    pid_t pid;
+
+    (void)state;
+    mp__hooks_hold_forks();
+    assert_int_equal(pthread_create(&thread, NULL, close_it, l), 0);
+    while (mp_listener_fileno(l) != MP_ECLOSED)
+        (void)sched_yield();
+    pid = fork();
+    if (pid == 0) {
+        bool listens = fcntl(fd, F_GETFD) >= 0;
+
+        mp_listener_free(l);
+        _exit(listens);
+    }
+    mp__hooks_let_forks();
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+    (void)pthread_join(thread, NULL);
+    mp_listener_free(l);
+}
+
+static atomic_int made; /* listeners */
+
+static void *make_and_free(void *unused)
+{
+    (void)unused;
+    for (;;) {
+        mp_listener_free(mp_listener_new(NULL, .authkey = SECRET));
+        atomic_fetch_add(&made, 1);
+    }
+    return NULL;
+}
+
+static bool start_thread(void *(*function)(void *), void *argument)
+{
+    pthread_t thread;
+
+    return pthread_create(&thread, NULL, function, argument) == 0 && pthread_detach(thread) == 0;
+}
+
+/* Exits while other threads make and free listeners, and one accepts. */
+static int exit_amid_listeners(mp_call *call)
+{
+    static mp_listener *l;
+
+    l = mp_listener_new(NULL, .authkey = SECRET);
+    if (mp_unpack(call) || !l || !start_thread(accept_for_ever, l))
+        return 99;
+    for (int i = 0; i < 3; i++)
+        if (!start_thread(make_and_free, NULL))
+            return 98;
+    while (atomic_load(&made) < 20)
+        (void)sched_yield();
+    return 0;
+}
+
+static void exit_and_free_may_meet(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 10; i++)
+        assert_int_equal(finish(start_process(.target = exit_amid_listeners)), 0);
 }
 
 /* Ends without closing it. */
@@ -850,6 +1608,7 @@ static int accept_at_the_limit(mp_call *call)
     struct rlimit limit = { 40, 40 };
     mp_listener *l = mp_listener_new(NULL);
     mp_connection *client = l ? mp_client(mp_listener_address(l)) : NULL, *c;
+    int64_t begin;
     int fd, last = -1;
 
     (void)call;
@@ -857,8 +1616,13 @@ static int accept_at_the_limit(mp_call *call)
         return 1;
     while ((fd = dup(STDERR_FILENO)) >= 0)
         last = fd;
+    if (mp_listener_accept(l, 0, &c) != MP_EMFILE)
+        return 4;
+    begin = mp__clock_now();
     if (mp_listener_accept(l, PATIENCE, &c) != MP_EMFILE || close(last))
         return 2;
+    if (mp__clock_now() - begin < SECOND / 10) /* who calls again and again does not spin */
+        return 5;
     if (mp_listener_accept(l, PATIENCE, &c))
         return 3;
     mp_connection_free(c);
@@ -871,6 +1635,38 @@ static void at_the_limit_of_descriptors_a_client_waits(void **state)
 {
     (void)state;
     assert_int_equal(finish(start_process(.target = accept_at_the_limit)), 0);
+}
+
+/* The same with a client that is half in: it is heard meanwhile, and makes room. */
+static int accept_when_one_leaves(mp_call *call)
+{
+    struct rlimit limit = { 60, 60 };
+    mp_listener *l = mp_listener_new(NULL, .authkey = SECRET);
+    mp_connection *first = l ? mp_client(mp_listener_address(l)) : NULL, *second, *c;
+
+    (void)call;
+    if (!first || mp_listener_accept(l, 0, &c) != MP_ETIMEDOUT)
+        return 1;
+    second = mp_client(mp_listener_address(l));
+    if (!second || setrlimit(RLIMIT_NOFILE, &limit))
+        return 2;
+    while (dup(STDERR_FILENO) >= 0)
+        ;
+    if (shutdown(mp_connection_fileno(first), SHUT_WR) ||
+        mp_listener_accept(l, PATIENCE, &c) != MP_EAUTHENTICATION)
+        return 3;
+    if (mp_listener_accept(l, 0, &c) != MP_ETIMEDOUT) /* the second one got its descriptor */
+        return 4;
+    mp_connection_free(first);
+    mp_connection_free(second);
+    mp_listener_free(l);
+    return 0;
+}
+
+static void at_the_limit_who_leaves_makes_room(void **state)
+{
+    (void)state;
+    assert_int_equal(finish(start_process(.target = accept_when_one_leaves)), 0);
 }
 
 /* ---- Python ---- */
@@ -920,15 +1716,32 @@ static const struct CMUnitTest tests[] = {
     ONCE(poll_sees_what_the_accepting_side_sends),
     ONCE(handles_travel_to_a_client_at_a_path),
     ONCE(addresses_that_cannot_be_are_refused),
+    UNDER(a_family_makes_a_path_of_anything, "fork"),
+    ONCE(names_may_be_as_long_as_the_kernel_allows),
+    UNDER(folders_of_its_own_are_found_again_from_elsewhere, "fork"),
+    ONCE(removing_is_advised_for_sockets_only),
+    UNDER(a_host_that_takes_long_to_find_keeps_nobody_waiting, "spawn"),
     ONCE(nobody_listens_there),
     ONCE(hosts_have_names),
     ONCE(accept_has_a_timeout),
     ONCE(a_client_has_a_timeout),
+    ONCE(a_client_with_less_than_no_time_tries_once),
     ONCE(a_full_backlog_is_waited_for_as_long_as_allowed),
     ONCE(closing_wakes_who_accepts),
+    ONCE(a_closed_listener_makes_room_at_once),
+    ONCE(two_may_close_it_at_once),
     ONCE(wrong_keys_are_refused_on_both_sides),
     ONCE(a_client_that_says_nothing_keeps_nobody_waiting),
     ONCE(a_client_that_takes_too_long_is_refused),
+    ONCE(a_client_that_has_answered_is_not_late),
+    ONCE(time_without_accept_counts_for_who_says_nothing),
+    ONCE(who_spoke_in_a_turn_is_not_refused_in_it),
+    ONCE(when_all_places_are_taken_the_first_one_goes),
+    ONCE(fileno_is_readable_when_there_is_something_to_do),
+    ONCE(fileno_is_readable_when_one_leaves_that_was_half_in),
+    ONCE(descriptors_in_the_handshake_keep_nobody_waiting),
+    ONCE(handles_may_follow_the_handshake_at_once),
+    ONCE(names_of_unix_clients_are_not_repeated),
     ONCE(clients_that_send_nonsense_are_refused),
     ONCE(one_wrong_bit_is_enough_to_be_refused),
     ONCE(answers_of_every_python_are_judged),
@@ -936,8 +1749,12 @@ static const struct CMUnitTest tests[] = {
     ONCE(challenges_that_are_none_are_refused),
     UNDER(children_of_ours_do_not_have_it, "fork"),
     ONCE(a_copy_made_by_hand_accepts_too),
+    ONCE(a_copy_made_by_hand_watches_for_itself),
+    ONCE(a_copy_made_while_it_closes_does_not_listen),
+    UNDER(exit_and_free_may_meet, "spawn"),
     UNDER_EACH(what_is_open_at_exit_is_removed),
     UNDER_EACH(at_the_limit_of_descriptors_a_client_waits),
+    UNDER_EACH(at_the_limit_who_leaves_makes_room),
     ONCE(a_python_client_is_served),
 };
 

@@ -79,6 +79,7 @@ MP_API int mp__connection_send(mp_connection *connection, msgpack_object value);
  *   MP_ETRUNCATED  the writer ended inside a message
  *   MP_EPROTOCOL   the bytes are no message; for good if the frame itself is wrong
  *   MP_ETOOLONG    above the limit of mp_set_limits; the message is still pending
+ *   MP_ECONNRESET  the peer is gone, and what it had not read was lost
  *   MP_EINVAL      NULL, or the message is the one that lends this connection
  *   MP_ECLOSED, MP_EDIRECTION, MP_EINTR, MP_ENOMEM, MP_EMFILE (handles were lost)
  */
@@ -182,16 +183,22 @@ typedef struct mp_listener_options {
  * empty host is every interface; anything else is the path of a Unix socket, to which
  * may connect whom its permissions (the umask) let; "@name" is one without a path
  * (Linux: any user of the machine can reach that, so without a key only processes of
- * the same user are let in). With .family the look of it does not matter. NULL: a path
- * of its own below TMPDIR, or with a family of TCP a port of localhost.
+ * the same user are let in). With .family the look of it does not matter; without, what
+ * looks like a number of IPv4 or begins with "[", but has no port, is MP_EINVAL. NULL: a
+ * path of its own below TMPDIR, or with a family of TCP a port of this machine alone.
  *
  * authkey: who connects must prove that it has the key, and is shown that we have, by
- * CPython's handshake (SHA-256; HMAC-MD5 with a Python up to 3.11). Nothing is
- * encrypted, and nothing that comes later is proved: TCP is for networks one trusts.
+ * CPython's handshake (SHA-256; HMAC-MD5 with a Python up to 3.11). For a Listener of a
+ * Python up to 3.12 an empty key is none. Nothing is encrypted, and nothing that comes
+ * later is proved: TCP is for networks one trusts.
  *
- * Returns NULL for an address that is in use (-EADDRINUSE), too long
- * (MP_ENAMETOOLONG) or not of this machine, a family there is not (MP_EINVAL), a host
- * that is not found (-EHOSTUNREACH), or MP_ENOMEM, MP_EMFILE.
+ * Returns NULL, and the code is
+ *   -EADDRINUSE      somebody listens there, or a path is there already
+ *   MP_ENAMETOOLONG  a path, or TMPDIR, has more than the 107 bytes for it
+ *   MP_ENOENT, MP_EACCES  there is no such folder; it or a port is not ours to use
+ *   -EADDRNOTAVAIL, -EHOSTUNREACH  a host that is not this machine; that is not found
+ *   MP_EINVAL        a family there is not, or an address that is none of its family
+ *   MP_ENOMEM, MP_EMFILE
  *
  * Children of the library do not have it; a copy made by a fork of the program's own
  * has, and may accept, too. Any thread may use it.
@@ -202,14 +209,18 @@ MP_API mp_listener *mp_listener_create(const mp_listener_options *options);
 
 /*
  * Waits for a client, like accept(). Clients that have not authenticated yet do so side
- * by side: one that says nothing keeps no other waiting.
+ * by side, up to 256 of them: one that says nothing keeps no other waiting. When more
+ * come, the one that is there longest is refused once it has had 0.2 seconds. All of that
+ * goes on only while a thread is in accept; who has answered meanwhile is not late.
  *
  * Returns 0 and the connection, which is the caller's, or
  *   MP_EAUTHENTICATION  a client had another key, took too long, left meanwhile, or does
  *                       not speak this protocol. It is gone; call again
  *   MP_ETIMEDOUT        nobody came
  *   MP_ECLOSED          it is closed, perhaps meanwhile by another thread
- *   MP_EMFILE, MP_ENOMEM, MP_EINTR
+ *   MP_EMFILE, MP_ENFILE, MP_ENOMEM  one waits, and still could not be taken after 0.1
+ *                       seconds, or at the timeout: close something, and call again
+ *   MP_EINTR
  */
 MP_API int mp_listener_accept(mp_listener *listener, double timeout, mp_connection **connection);
 
@@ -218,20 +229,24 @@ MP_API const char *mp_listener_address(const mp_listener *listener);
 
 /*
  * Where the last client accepted comes from: "127.0.0.1:50000", or "" for a Unix socket.
- * NULL: there was none. Lent until the next accept.
+ * NULL: there was none. Lent until the next accept, so for programs in which one thread
+ * accepts: that may call it.
  */
 MP_API const char *mp_listener_last_accepted(const mp_listener *listener);
 
 /*
- * The descriptor, lent, for an event loop: readable when a client comes. With a key call
- * mp_listener_accept with a timeout of some seconds then.
+ * A descriptor, lent, for an event loop: readable when a client comes, or one that
+ * authenticates has said something. Call mp_listener_accept with a timeout of 0 then; it
+ * is MP_ETIMEDOUT while nobody is in. Elsewhere than on Linux, and after a fork that found
+ * no descriptor for it, it does not see what clients say: with a key accept needs a
+ * timeout of some seconds there.
  */
 MP_API int mp_listener_fileno(const mp_listener *listener);
 
 /*
  * Stops listening, like close(), and removes its path if it still is its own. Who waits
- * in accept gets MP_ECLOSED. Again: nothing. What is open when the process ends (by
- * exit) is closed then.
+ * in accept gets MP_ECLOSED. Afterwards another one can listen there. Again: nothing. What
+ * is open when the process ends (by exit) is closed then.
  */
 MP_API void mp_listener_close(mp_listener *listener);
 
@@ -242,7 +257,7 @@ typedef struct mp_client_options {
     const char *address;
     const char *family;
     mp_bytes_view authkey;
-    double timeout; /* seconds for all of it; 0: no limit */
+    double timeout; /* seconds for all of it; 0: no limit; less: it tries once */
     int _kw;
 } mp_client_options;
 
@@ -250,11 +265,14 @@ typedef struct mp_client_options {
  * Connects to a listener, like Client(): mp_client("localhost:6000", .authkey = key).
  * address, family and authkey as of mp_listener_new; an empty host is localhost.
  *
- * Returns the connection, or NULL: -ECONNREFUSED or MP_ENOENT when nobody listens there,
- * -EHOSTUNREACH, MP_EAUTHENTICATION when one side does not know the key of the other,
- * MP_EEOF when the listener hung up (it may want no key), MP_ETIMEDOUT, MP_EINVAL,
- * MP_ENAMETOOLONG, MP_EMFILE, MP_ENOMEM, MP_EINTR. Finding a host may take longer than
- * the timeout.
+ * Returns the connection, or NULL, and the code is
+ *   -ECONNREFUSED, MP_ENOENT  nobody listens there
+ *   MP_EACCES           its path is not for us
+ *   -EHOSTUNREACH, -ENETUNREACH  the host is not found, or there is no way to it
+ *   MP_EAUTHENTICATION  one side does not know the key of the other
+ *   MP_EEOF, MP_ECONNRESET, MP_EPIPE  the listener hung up; it may want no key
+ *   MP_ETIMEDOUT        finding a host may take longer than the timeout
+ *   MP_EINVAL, MP_ENAMETOOLONG, MP_EMFILE, MP_ENOMEM, MP_EINTR
  */
 #define mp_client(...) mp_client_create(&(const mp_client_options){ __VA_ARGS__, ._kw = 0 })
 MP_API mp_connection *mp_client_create(const mp_client_options *options);
@@ -262,7 +280,8 @@ MP_API mp_connection *mp_client_create(const mp_client_options *options);
 /*
  * The halves of the handshake, on a connection of any kind, like deliver_challenge()
  * and answer_challenge(): the one asks the peer to prove that it has the key, the
- * other proves it. A listener asks first, then answers; a client answers first.
+ * other proves it. A listener asks first, then answers; a client answers first. They have
+ * no timeout: a peer that says nothing is waited for.
  *
  * Return 0, MP_EAUTHENTICATION, or as mp_connection_send and mp_connection_recv.
  */
