@@ -111,8 +111,8 @@ test: $(TESTS) $(PROGRAMS) $(EXAMPLES) $(SHARED_LIB)
 
 check: test
 
-# With clang's libFuzzer; FUZZ_SECONDS for each.
-FUZZ_SECONDS ?= 60
+# With clang's libFuzzer; so long for each.
+FUZZ ?= -max_total_time=60
 FUZZERS := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(wildcard tests/fuzz/*.c))
 $(FUZZERS): $(B)/fuzz/%: tests/fuzz/%.c $(STATIC_LIB)
 	@mkdir -p $(@D)
@@ -122,7 +122,7 @@ fuzz:
 	$(MAKE) CC=clang SAN=fuzzer-no-link,address,undefined fuzzers
 
 fuzzers: $(FUZZERS)
-	@sh tests/fuzz/run.sh $(FUZZ_SECONDS) $(FUZZERS)
+	@sh tests/fuzz/run.sh "$(FUZZ)" $(FUZZERS)
 
 examples: $(EXAMPLES)
 	@sh tests/check_examples.sh $(B)

@@ -235,7 +235,8 @@ static int pack_received(packing *p, const mp__received *received)
     if (received->kept)
         return mp__fail(MP_EHANDLE, "a handle of this message was taken with keep before");
     memcpy(reduced.state, received->state, received->size);
-    memcpy(reduced.fds, received->fds, received->count * sizeof(int));
+    for (size_t i = 0; i < received->count; i++)
+        reduced.fds[i] = received->fds[i];
     return pack_reduced(p, received->code, &reduced);
 }
 
