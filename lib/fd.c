@@ -204,8 +204,7 @@ static bool take_descriptors(struct msghdr *message, int *fds, size_t *count)
             int fd;
 
             memcpy(&fd, CMSG_DATA(c) + i * sizeof(int), sizeof(fd));
-            (void)fcntl(fd, F_SETFD, FD_CLOEXEC); /* a fresh descriptor: cannot fail */
-            if (*count < MP__FDS_MAX && mp__fd_raise(&fd) == 0) {
+            if (*count < MP__FDS_MAX && mp__fd_raise(&fd) == 0) { /* not for programs it executes */
                 fds[(*count)++] = fd;
             } else {
                 mp__fd_close(fd);

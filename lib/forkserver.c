@@ -114,8 +114,9 @@ static void wait_for_request(int end)
             continue; /* EINTR */
         if (fds[1].revents)
             (void)shutdown(end, SHUT_RD);
-        if (!has_request(end))
-            _exit(0);
+        if (has_request(end))
+            return;
+        _exit(0);
     }
 }
 

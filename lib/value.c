@@ -442,8 +442,10 @@ void mp__message_reset(mp_message *message)
         own->received = next;
     }
     mp__message_drop_handles(message);
-    msgpack_zone_free(own->decoded);
-    own->decoded = NULL;
+    if (own->decoded) { /* else a fresh child would only load a page of msgpack-c */
+        msgpack_zone_free(own->decoded);
+        own->decoded = NULL;
+    }
     own->bytes.size = 0;
 }
 
