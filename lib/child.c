@@ -61,6 +61,12 @@ static void leave_after_return(void)
         leave(returned);
 }
 
+void mp__child_end(int code)
+{
+    returned = code & 0xff;
+    exit(returned);
+}
+
 /* Ties a daemon to its parent, and keeps what tells the parent of our end. */
 static void hold_lines(mp__child *child)
 {
@@ -89,11 +95,10 @@ void mp__child_run(mp__child *child)
     mp__pid_below();
     hold_lines(child);
     mp_log(MP_LOG_DEBUG, "child begins");
-    if (child->identity.method == MP__SPAWN || mp__pid_on_exit(leave_at_exit))
-        exit(call_target(child) & 0xff);
-    (void)atexit(leave_after_return);
-    returned = call_target(child) & 0xff;
-    exit(returned);
+    if (child->identity.method != MP__SPAWN && !mp__pid_on_exit(leave_at_exit) &&
+        atexit(leave_after_return) != 0)
+        leave(call_target(child) & 0xff); /* exit() would call the handlers of the parent */
+    mp__child_end(call_target(child));
 }
 
 /* An exec'd process at its guard: becomes the child or server it is told to be. Never returns. */

@@ -204,7 +204,7 @@ static bool take_descriptors(struct msghdr *message, int *fds, size_t *count)
             int fd;
 
             memcpy(&fd, CMSG_DATA(c) + i * sizeof(int), sizeof(fd));
-            if (*count < MP__FDS_MAX && mp__fd_raise(&fd) == 0) { /* not for programs it executes */
+            if (*count < MP__FDS_MAX && mp__fd_raise(&fd) == 0) { /* it ends with exec, too */
                 fds[(*count)++] = fd;
             } else {
                 mp__fd_close(fd);

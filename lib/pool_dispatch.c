@@ -91,10 +91,10 @@ static bool give(mp_pool *pool, mp__worker *w, mp_result *work, size_t *n)
     int r = mp__crew_put(pool, w, work, first, count);
 
     *n -= count;
-    if (r == 0)
+    if (r == 0) {
         pool->lacking_since = 0;
-    if (r == 0)
         return !w->stuck;
+    }
     if (r != MP_EAGAIN && (r != MP_ENOMEM || is_starved(pool))) { /* or it cannot be packed */
         refuse_item(work, first);
         take_back(work, first + 1, count - 1);
@@ -221,6 +221,8 @@ static void retire(mp_pool *pool)
 void mp__crew_dispatch(mp_pool *pool)
 {
     pool->ticking = false;
+    if (!pool->work)
+        pool->lacking_since = 0;
     do {
         hand_out(pool);
         if (!next_work(pool) && pool->work && steal(pool))

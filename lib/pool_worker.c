@@ -22,6 +22,7 @@
 #include "function_internal.h"
 #include "hooks_internal.h"
 #include "log_internal.h"
+#include "process_internal.h"
 #include "shm_internal.h"
 #include "spin_internal.h"
 #include "value_internal.h"
@@ -271,7 +272,7 @@ static void run(uint64_t item)
         mp_clear_error();
     code = function->why ? MP_EFUNCTION : function->call(&me.call);
     if (me.fd < 0) /* a copy of the worker that the function made */
-        exit(code & 0xff);
+        mp__child_end(code);
     if (!code && !me.call.answered && mp__is_raw((enum mp__slot_type)me.task.out_type))
         code = mp_raise(&me.call, MP_ECOUNT, "it returned no value, and one is expected");
     if (code)

@@ -133,6 +133,6 @@ int mp__popen_nursery(server *nursery, const mp__job *job, mp__popen *popen)
         return r;
     r = mp__server_request(nursery, job, &lines, popen);
     if (mp__server_is_dead(r))
-        r = mp__fail(MP_EFORKSERVER, "the process that forks replacements has died");
+        r = mp__fail(MP_EFORKSERVER, "the process that forks replacements is dead, or stopped");
     return mp__server_settle(r, &lines, popen);
 }

@@ -19,4 +19,7 @@ int mp__process_signal(mp_process *process, int sig);
 /* Runs the child and ends it: what every start method calls in the end. Never returns. */
 _Noreturn void mp__child_run(mp__child *child);
 
+/* The end of a child, or of a copy of it, whose target is over. Only its own handlers are called. */
+_Noreturn void mp__child_end(int code);
+
 #endif

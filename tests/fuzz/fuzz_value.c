@@ -16,7 +16,7 @@ static void decode(mp_message *message, const void *data, size_t size, int *r)
     *r = mp__value_decode(message);
 }
 
-/* Handles cannot: they are not ours. Nor can map keys be told from what they were: bytes compare. */
+/* What cannot be packed again is only a handle that lacks its descriptors, or is too long. */
 static void pack_again(const mp_message *message)
 {
     mp__buffer once = { 0 }, twice = { 0 };
