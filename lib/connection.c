@@ -28,6 +28,7 @@
 #define LONG_FORM UINT32_MAX           /* -1: an 8-byte length follows */
 #define SHORT_MAX UINT32_C(0x7fffffff) /* longest message with a 4-byte length */
 #define FIRST_STEP ((size_t)1 << 20)   /* bytes reserved on a peer's word alone */
+#define SMALL_MAX 256                  /* bytes that are sent together with their length */
 #define KEEP_MAX ((size_t)4 << 20)     /* memory a connection keeps for sending */
 
 struct mp_connection {
@@ -303,22 +304,54 @@ static int writable_fd(const mp_connection *c)
 
 /* ---- sending ---- */
 
+static void put32(uint8_t bytes[4], uint32_t number)
+{
+    bytes[0] = (uint8_t)(number >> 24);
+    bytes[1] = (uint8_t)(number >> 16);
+    bytes[2] = (uint8_t)(number >> 8);
+    bytes[3] = (uint8_t)number;
+}
+
+static uint32_t get32(const uint8_t bytes[4])
+{
+    return (uint32_t)bytes[0] << 24 | (uint32_t)bytes[1] << 16 | (uint32_t)bytes[2] << 8 | bytes[3];
+}
+
 static size_t put_header(uint8_t header[12], uint64_t length)
 {
-    size_t size = length > SHORT_MAX ? 12 : 4;
+    if (length <= SHORT_MAX) {
+        put32(header, (uint32_t)length);
+        return 4;
+    }
+    put32(header, LONG_FORM);
+    put32(header + 4, (uint32_t)(length >> 32));
+    put32(header + 8, (uint32_t)length);
+    return 12;
+}
 
-    memset(header, 0xff, 4);
-    for (size_t i = size == 12 ? 4 : 0; i < size; i++)
-        header[i] = (uint8_t)(length >> 8 * (size - 1 - i));
-    return size;
+/* Its parts, and how many: a small message is one, which costs the kernel less than two. */
+static int make_frame(
+    uint8_t start[12 + SMALL_MAX], const void *data, size_t size, struct iovec parts[2])
+{
+    size_t length = put_header(start, size);
+
+    parts[0] = (struct iovec){ start, length };
+    parts[1] = (struct iovec){ (void *)data, size };
+    if (size > SMALL_MAX)
+        return 2;
+    if (size)
+        memcpy(start + length, data, size);
+    parts[0].iov_len += size;
+    return 1;
 }
 
 /* With the writing lock held. */
 static int send_frame(
     mp_connection *c, int fd, const void *data, size_t size, const mp__parcel *parcel)
 {
-    uint8_t header[12];
-    struct iovec parts[2] = { { header, put_header(header, size) }, { (void *)data, size } };
+    uint8_t start[12 + SMALL_MAX];
+    struct iovec parts[2];
+    int count = make_frame(start, data, size, parts);
     int r = mp__fd_interruptible() ? mp__fd_wait(fd, POLLOUT, MP__NEVER) : 0;
 
     if (r < 0)
@@ -326,8 +359,8 @@ static int send_frame(
     if (parcel->count && !c->is_local)
         return mp__fail(MP_EHANDLE, "handles travel through Unix sockets only; make the pipe with "
                                     "both directions");
-    return c->is_socket ? mp__fd_send(fd, parts, 2, parcel->fds, parcel->count)
-                        : mp__fd_write(fd, parts, 2);
+    return c->is_socket ? mp__fd_send(fd, parts, count, parcel->fds, parcel->count)
+                        : mp__socket_write(fd, parts, count);
 }
 
 int mp__connection_send_packed(
@@ -372,11 +405,19 @@ int mp_connection_send_bytes(mp_connection *c, const void *data, size_t size)
 
 /* ---- receiving, with the reading lock held ---- */
 
-static ssize_t read_some(mp_connection *c, int fd, void *data, size_t size)
+/* The first bytes of a message, and with the first one its descriptors. */
+static ssize_t begin(mp_connection *c, int fd, void *data, size_t size)
 {
-    return c->is_socket
-               ? mp__fd_receive(fd, data, size, c->parcel.fds, &c->parcel.count, &c->incomplete)
-               : mp__fd_read(fd, data, size);
+    int r = mp__fd_interruptible() ? mp__fd_wait(fd, POLLIN, MP__NEVER) : 0;
+
+    if (r < 0)
+        return r;
+    if (c->is_socket)
+        return mp__spin_receive(
+            &c->spin, fd, data, size, c->parcel.fds, &c->parcel.count, &c->incomplete);
+    if (r == 0) /* it was not waited for yet */
+        mp__spin_wait(&c->spin, fd);
+    return mp__fd_read(fd, data, size);
 }
 
 /* The stream is no use any more. */
@@ -390,7 +431,7 @@ static int break_off(mp_connection *c, int why)
 static int read_rest(mp_connection *c, int fd, void *data, size_t size)
 {
     while (size) {
-        ssize_t n = read_some(c, fd, data, size);
+        ssize_t n = mp__fd_read(fd, data, size);
 
         if (n <= 0)
             return break_off(
@@ -404,18 +445,10 @@ static int read_rest(mp_connection *c, int fd, void *data, size_t size)
 static int read_header(mp_connection *c, int fd)
 {
     uint8_t header[8];
-    uint64_t length = 0;
-    ssize_t n;
+    uint64_t length;
+    ssize_t n = begin(c, fd, header, 4);
     int r;
 
-    if (mp__fd_interruptible()) {
-        r = mp__fd_wait(fd, POLLIN, MP__NEVER);
-        if (r < 0)
-            return r;
-    } else {
-        mp__spin_wait(&c->spin, fd);
-    }
-    n = read_some(c, fd, header, 4);
     if (n < 0)
         return (int)n;
     if (n == 0)
@@ -423,12 +456,10 @@ static int read_header(mp_connection *c, int fd)
     r = read_rest(c, fd, header + n, (size_t)(4 - n));
     if (r < 0)
         return r;
-    for (int i = 0; i < 4; i++)
-        length = length << 8 | header[i];
+    length = get32(header);
     if (length == LONG_FORM) {
         r = read_rest(c, fd, header, 8);
-        for (int i = 0; i < 8; i++)
-            length = length << 8 | header[i];
+        length = (uint64_t)get32(header) << 32 | get32(header + 4);
     } else if (length > SHORT_MAX) {
         r = break_off(c, mp__fail(MP_EPROTOCOL, "a message of negative length arrived: the peer "
                                                 "does not speak this protocol, or its memory is "

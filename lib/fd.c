@@ -259,8 +259,7 @@ ssize_t mp__fd_try_peek(int fd, void *data, size_t size, int *fds, size_t *count
     return receive(fd, data, size, fds, count, lost, MSG_DONTWAIT | MSG_PEEK);
 }
 
-/* Takes n bytes off the front of the vector. */
-static void advance(struct iovec **vector, int *parts, size_t n)
+void mp__fd_advance(struct iovec **vector, int *parts, size_t n)
 {
     while (*parts && n >= (*vector)->iov_len) {
         n -= (*vector)->iov_len;
@@ -321,7 +320,7 @@ int mp__fd_write(int fd, struct iovec *vector, int parts)
     int r = 0;
 
     hold_sigpipe(&h);
-    for (advance(&vector, &parts, 0); parts; advance(&vector, &parts, (size_t)n)) {
+    for (mp__fd_advance(&vector, &parts, 0); parts; mp__fd_advance(&vector, &parts, (size_t)n)) {
         do
             n = writev(fd, some, slice(vector, parts, some));
         while (n < 0 && again(fd, POLLOUT));
@@ -362,7 +361,7 @@ int mp__fd_send(int fd, struct iovec *vector, int parts, const int *fds, size_t 
             MP__FDS_MAX);
     if (count)
         attach(&message, &control, fds, count);
-    for (advance(&vector, &parts, 0); parts; advance(&vector, &parts, (size_t)n)) {
+    for (mp__fd_advance(&vector, &parts, 0); parts; mp__fd_advance(&vector, &parts, (size_t)n)) {
         message.msg_iovlen = (size_t)slice(vector, parts, some);
         do
             n = sendmsg(fd, &message, MSG_NOSIGNAL);
@@ -387,7 +386,7 @@ ssize_t mp__fd_try_send(int fd, struct iovec *vector, int parts, const int *fds,
 
     if (count)
         attach(&message, &control, fds, count);
-    advance(&vector, &parts, 0);
+    mp__fd_advance(&vector, &parts, 0);
     message.msg_iovlen = (size_t)slice(vector, parts, some);
     do
         n = sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);

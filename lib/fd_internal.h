@@ -57,6 +57,9 @@ ssize_t mp__fd_read(int fd, void *data, size_t size);
  */
 ssize_t mp__fd_receive(int fd, void *data, size_t size, int *fds, size_t *count, bool *lost);
 
+/* Takes n bytes off the front of the vector. */
+void mp__fd_advance(struct iovec **vector, int *parts, size_t n);
+
 /*
  * Writes everything, or returns a code: with -EPIPE, not SIGPIPE, when nobody
  * reads. vector is used up. The descriptors go with the first byte.

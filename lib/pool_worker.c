@@ -289,7 +289,6 @@ static void idle(void)
 {
     (void)fflush(stdout); /* a full disk is the business of whoever wrote */
     wake_pool();
-    mp__spin_wait(&me.spin, me.fd);
 }
 
 /* The pool has others to start: no looking, and no memory before there is something to read. */
@@ -303,7 +302,7 @@ static void wait_for_first(void)
 static bool read_more(void *data, size_t size, size_t *got)
 {
     bool lost = false;
-    ssize_t n = mp__fd_receive(me.fd, data, size, me.came.fds, &me.came.count, &lost);
+    ssize_t n = mp__spin_receive(&me.spin, me.fd, data, size, me.came.fds, &me.came.count, &lost);
 
     if (n < 0 && n != MP_ECONNRESET)
         give_up();

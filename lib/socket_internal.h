@@ -8,12 +8,16 @@
 
 #include <stdbool.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 
 /* A connected pair of Unix stream sockets. fds are untouched on failure. */
 int mp__socket_pair(int fds[2]);
 
 /* A pipe: fds[0] reads, fds[1] writes. */
 int mp__socket_pipe(int fds[2]);
+
+/* As mp__fd_write, but faster where the system can write to a pipe without SIGPIPE. */
+int mp__socket_write(int fd, struct iovec *vector, int parts);
 
 /* A stream socket that does not block, or a code. */
 int mp__socket_new(int family);

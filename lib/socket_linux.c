@@ -7,7 +7,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/epoll.h>
+#include <stdatomic.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "error_internal.h"
@@ -21,6 +23,16 @@
 #define SO_PASSRIGHTS 83
 #endif
 #endif
+
+/* A write to a pipe that raises no SIGPIPE: since Linux 6.18. */
+#ifndef RWF_NOSIGNAL
+#define RWF_NOSIGNAL 0x100
+#endif
+#ifndef SYS_pwritev2
+#define SYS_pwritev2 (-1) /* headers may be older than the kernel */
+#endif
+
+extern void __tsan_init(void) __attribute__((weak)); /* where a race detector is linked */
 
 /* Few programs have closed their stdio, so mostly nothing is to be done. */
 static int keep(int made[2], int fds[2])
@@ -55,6 +67,27 @@ int mp__socket_pipe(int fds[2])
     if (pipe2(made, O_CLOEXEC) < 0)
         return mp__fail_errno("cannot make a pipe");
     return keep(made, fds);
+}
+
+/* The kernel says no for ever, or a race detector would miss that this orders threads. */
+static atomic_bool no_quiet_write;
+
+static bool can_write_quietly(void)
+{
+    return !atomic_load_explicit(&no_quiet_write, memory_order_relaxed) && !__tsan_init;
+}
+
+/* What one call does not write, for whatever reason, is the general way's business. */
+int mp__socket_write(int fd, struct iovec *vector, int parts)
+{
+    ssize_t n = 0;
+
+    if (can_write_quietly())
+        n = syscall(SYS_pwritev2, fd, vector, parts, -1L, -1L, RWF_NOSIGNAL);
+    if (n < 0 && (errno == EOPNOTSUPP || errno == EINVAL || errno == ENOSYS))
+        atomic_store_explicit(&no_quiet_write, true, memory_order_relaxed);
+    mp__fd_advance(&vector, &parts, n > 0 ? (size_t)n : 0);
+    return parts ? mp__fd_write(fd, vector, parts) : 0;
 }
 
 int mp__socket_new(int family)

@@ -46,6 +46,11 @@ int mp__socket_pipe(int fds[2])
     return keep(made, fds);
 }
 
+int mp__socket_write(int fd, struct iovec *vector, int parts)
+{
+    return mp__fd_write(fd, vector, parts);
+}
+
 int mp__socket_new(int family)
 {
     int fd = socket(family, SOCK_STREAM, 0);

@@ -11,10 +11,15 @@
 
 #include "clock_internal.h"
 #include "cpu_internal.h"
+#include "fd_internal.h"
+
+#include <multiprocessing/error.h>
 
 #define SPIN_NS 50000 /* about one wake-up of another CPU, where machines are virtual */
 #define MISSES_MAX 6  /* then every 64th time */
-#define OFFERS_MIN 3  /* also with one CPU: whoever is to run next may be done at once */
+#define TURN_NS 1500  /* longer away: somebody else had the CPU */
+#define TURNS_MAX 8
+#define OFFERS_MIN 3 /* also with one CPU: whoever is to run next may be done at once */
 
 static bool other_cpus(void)
 {
@@ -31,18 +36,18 @@ static bool other_cpus(void)
  */
 static bool look(mp__spin *spin, bool (*ready)(void *argument), void *argument)
 {
-    int64_t now = mp__clock_now(), end = other_cpus() ? now + SPIN_NS : 0, before;
+    int64_t now = mp__clock_now(), end = other_cpus() ? now + SPIN_NS : 0, before, away = 0;
     int offers = 0;
     bool seen;
 
-    do {
+    while (!(seen = ready(argument)) && (offers++ < OFFERS_MIN || now < end)) {
         before = now;
-        seen = ready(argument);
-        if (!seen)
-            (void)sched_yield(); /* cannot fail */
+        (void)sched_yield(); /* cannot fail */
         now = mp__clock_now();
-    } while (!seen && (++offers < OFFERS_MIN || now < end));
-    if (now - before > 5 * SPIN_NS)
+        away = now - before;
+    }
+    spin->turns = seen && away > TURN_NS ? spin->turns + 1 : 0;
+    if (away > 5 * SPIN_NS)
         spin->misses = MISSES_MAX;
     return seen;
 }
@@ -72,5 +77,36 @@ static bool is_readable(void *fd)
 
 void mp__spin_wait(mp__spin *spin, int fd)
 {
-    (void)mp__spin_until(spin, is_readable, &fd);
+    if (mp__spin_until(spin, is_readable, &fd) && spin->turns >= TURNS_MAX) {
+        spin->misses = MISSES_MAX;
+        spin->skips = 1u << spin->misses;
+    }
+}
+
+typedef struct receipt {
+    int fd;
+    void *data;
+    size_t size;
+    int *fds;
+    size_t *count;
+    bool *lost;
+    ssize_t n;
+} receipt;
+
+static bool try_to_receive(void *argument)
+{
+    receipt *r = argument;
+
+    r->n = mp__fd_try_receive(r->fd, r->data, r->size, r->fds, r->count, r->lost);
+    return r->n != MP_EAGAIN;
+}
+
+ssize_t mp__spin_receive(
+    mp__spin *spin, int fd, void *data, size_t size, int *fds, size_t *count, bool *lost)
+{
+    receipt r = { fd, data, size, fds, count, lost, 0 };
+
+    return mp__spin_until(spin, try_to_receive, &r)
+               ? r.n
+               : mp__fd_receive(fd, data, size, fds, count, lost);
 }

@@ -6,10 +6,12 @@
 #define MP__SPIN_INTERNAL_H
 
 #include <stdbool.h>
+#include <sys/types.h>
 
 /* How it went before; all zero at first. */
 typedef struct mp__spin {
     unsigned misses, skips;
+    unsigned turns; /* in a row, that the one who makes it ready took on this CPU */
 } mp__spin;
 
 /*
@@ -18,6 +20,10 @@ typedef struct mp__spin {
  * ever less often.
  */
 void mp__spin_wait(mp__spin *spin, int fd);
+
+/* As mp__fd_receive, in the same way. */
+ssize_t mp__spin_receive(
+    mp__spin *spin, int fd, void *data, size_t size, int *fds, size_t *count, bool *lost);
 
 /* The same for any event. Whether it was seen. */
 bool mp__spin_until(mp__spin *spin, bool (*ready)(void *argument), void *argument);

@@ -442,10 +442,8 @@ void mp__message_reset(mp_message *message)
         own->received = next;
     }
     mp__message_drop_handles(message);
-    if (own->decoded) { /* else a fresh child would only load a page of msgpack-c */
-        msgpack_zone_free(own->decoded);
-        own->decoded = NULL;
-    }
+    if (own->zone) /* else a fresh child would only load a page of msgpack-c */
+        msgpack_zone_clear(own->zone);
     own->bytes.size = 0;
 }
 
@@ -456,6 +454,8 @@ void mp_message_clear(mp_message *message)
     mp__message_reset(message);
     if (!message->own)
         return;
+    if (message->own->zone)
+        msgpack_zone_free(message->own->zone);
     mp__buffer_done(&message->own->bytes);
     free(message->own);
     message->own = NULL;
@@ -537,32 +537,38 @@ int mp__value_check(const mp_message *message)
                  : 0;
 }
 
+/* Only lists and dicts need memory of msgpack-c's; other values lie where they came. */
+static bool needs_zone(uint8_t lead)
+{
+    return (lead >= 0x80 && lead <= 0x9f) || (lead >= 0xdc && lead <= 0xdf);
+}
+
+static int unpack(mp__message *own, msgpack_object *value)
+{
+    msgpack_unpack_return answer = MSGPACK_UNPACK_NOMEM_ERROR;
+    bool zone = own->bytes.size && needs_zone((uint8_t)own->bytes.data[0]);
+
+    if (zone && !own->zone)
+        own->zone = msgpack_zone_new(MSGPACK_ZONE_CHUNK_SIZE);
+    if (!zone || own->zone)
+        answer = msgpack_unpack(own->bytes.data, own->bytes.size, NULL, own->zone, value);
+    if (answer == MSGPACK_UNPACK_NOMEM_ERROR)
+        return mp__fail(MP_ENOMEM, "out of memory to decode a message");
+    if (answer != MSGPACK_UNPACK_SUCCESS)
+        return mp__fail(MP_EPROTOCOL, "msgpack-c refuses a message of %zu bytes", own->bytes.size);
+    return resolve(own, value);
+}
+
 int mp__value_decode_checked(mp_message *message)
 {
     mp__message *own = message->own;
-    msgpack_unpacked unpacked;
-    msgpack_unpack_return answer;
-    size_t offset = 0;
+    msgpack_object value = mp_list();
     int r = 0;
 
-    if (own->bytes.size == 1 &&
-        own->bytes.data[0] == EMPTY_LIST) { /* msgpack-c takes 8 KiB for it */
-        message->value = mp_list();
-        return 0;
-    }
-    msgpack_unpacked_init(&unpacked);
-    answer = msgpack_unpack_next(&unpacked, own->bytes.data, own->bytes.size, &offset);
-    if (answer == MSGPACK_UNPACK_NOMEM_ERROR)
-        r = mp__fail(MP_ENOMEM, "out of memory to decode a message");
-    else if (answer != MSGPACK_UNPACK_SUCCESS || offset != own->bytes.size)
-        r = mp__fail(MP_EPROTOCOL, "msgpack-c refuses a message of %zu bytes", own->bytes.size);
+    if (own->bytes.size != 1 || own->bytes.data[0] != EMPTY_LIST) /* for which nothing is needed */
+        r = unpack(own, &value);
     if (r == 0)
-        r = resolve(own, &unpacked.data);
-    if (r == 0) {
-        message->value = unpacked.data;
-        own->decoded = msgpack_unpacked_release_zone(&unpacked);
-    }
-    msgpack_unpacked_destroy(&unpacked);
+        message->value = value;
     return r;
 }
 

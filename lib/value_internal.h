@@ -21,7 +21,7 @@ typedef struct mp__message {
     mp__buffer bytes;
     mp__parcel *parcel; /* descriptors that came along, -1 where one was taken; or NULL */
     mp__received *received;
-    void *decoded;                       /* msgpack-c's memory */
+    msgpack_zone *zone;                  /* what it was decoded into, or NULL */
     struct mp__message *previous, *next; /* in the list of those with descriptors */
 } mp__message;
 

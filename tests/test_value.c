@@ -849,6 +849,39 @@ static void a_cleared_message_holds_none_and_is_used_again(void **state)
     mp_message_clear(NULL);
 }
 
+/* The memory of a large value is not kept for the small ones that follow. */
+static void large_and_small_values_take_turns_in_one_message(void **state)
+{
+    enum {
+        N = 5000,
+        TURNS = 20,
+        SLACK = 65536
+    }; /* of malloc's; a large value needs 5 times that */
+    static msgpack_object pairs[N][2], lists[N];
+    mp_message message = MP_MESSAGE_INIT;
+    size_t before = 0;
+
+    (void)state;
+    for (int i = 0; i < N; i++) {
+        pairs[i][0] = pairs[i][1] = mp_object(i);
+        lists[i] = mp_list_of(2, pairs[i]);
+    }
+    for (int turn = 0; turn < TURNS; turn++) {
+        int last[2], small = 0;
+
+        carry(mp_list_of(N, lists), &message);
+        assert_int_equal(mp_unpack(mp_list_get(&message.value, N - 1), &last[0], &last[1]), 0);
+        assert_int_equal(last[0] + last[1], 2 * (N - 1));
+        carry(MP__VALUE(turn), &message);
+        assert_int_equal(mp_unpack(&message, &small), 0);
+        assert_int_equal(small, turn);
+        if (turn == 0)
+            before = memory_in_use();
+    }
+    assert_in_range(memory_in_use(), 0, before + SLACK);
+    mp_message_clear(&message);
+}
+
 /* ---- calls ---- */
 
 static int add_twenty(mp_call *call)
@@ -1097,6 +1130,7 @@ static const struct CMUnitTest tests[] = {
     ONCE(several_slots_take_lists_apart_and_nothing_else),
     ONCE(only_calls_messages_and_objects_are_taken_apart),
     ONCE(a_cleared_message_holds_none_and_is_used_again),
+    ONCE(large_and_small_values_take_turns_in_one_message),
     UNDER_EACH(a_call_has_twenty_arguments),
     UNDER_EACH(arguments_are_always_a_list),
     UNDER_EACH(values_of_all_kinds_go_to_a_child_and_back),
