@@ -30,7 +30,17 @@ struct channels {
 static char *buffer; /* LARGE bytes, kept; each process has its own */
 
 /* What the child shall do with one channel. */
-enum task { RAW_PIPE, RAW_SOCKET, PIPE, SOCKET, VALUES, RAW_STREAM, STREAM };
+enum task {
+    RAW_PIPE,
+    RAW_SOCKET,
+    FRAMED_PIPE,
+    FRAMED_SOCKET,
+    PIPE,
+    SOCKET,
+    VALUES,
+    RAW_STREAM,
+    STREAM
+};
 
 static void check(int r, const char *what)
 {
@@ -88,6 +98,10 @@ static void put(const struct channels *c, enum task task, size_t size)
     case RAW_SOCKET:
         bench_write(mp_connection_fileno(c->raw_socket), buffer, size);
         break;
+    case FRAMED_PIPE:
+        write_frame(mp_connection_fileno(c->raw_out), buffer, size);
+        break;
+    case FRAMED_SOCKET:
     case RAW_STREAM:
         write_frame(mp_connection_fileno(c->raw_socket), buffer, size);
         break;
@@ -113,6 +127,10 @@ static void get(const struct channels *c, enum task task, size_t size)
     case RAW_SOCKET:
         bench_check(bench_read(mp_connection_fileno(c->raw_socket), buffer, size), "read");
         break;
+    case FRAMED_PIPE:
+        read_frame(mp_connection_fileno(c->raw_in), buffer);
+        break;
+    case FRAMED_SOCKET:
     case RAW_STREAM:
         read_frame(mp_connection_fileno(c->raw_socket), buffer);
         break;
@@ -290,6 +308,8 @@ static double library_turn(void *argument)
       RAW_SOCKET, SOCKET, .size = SMALL, .count = 200 },                                           \
     { { .name = "socket, values, " where, .goal = 1.05 }, "roundtrip socket values",               \
       RAW_SOCKET, VALUES, .size = SMALL, .count = 200 }
+#define BY_HAND(name_, floor, library)                                                             \
+    { { .name = name_ ", by hand" }, NULL, floor, library, .size = SMALL, .count = 200 }
 #define ONE_WAY(name_, size_, count_, times)                                                       \
     { { .name = name_, .bytes = size_, .goal = 0.95, .peer_goal = times }, "stream " #size_,       \
       RAW_STREAM, STREAM, .size = size_, .count = count_ }
@@ -297,14 +317,17 @@ static double library_turn(void *argument)
 static work works[] = {
     THERE_AND_BACK("2 CPUs"),
     THERE_AND_BACK("1 CPU"),
+    BY_HAND("pipes, 1 CPU", FRAMED_PIPE, PIPE),
+    BY_HAND("socket, 1 CPU", FRAMED_SOCKET, SOCKET),
     ONE_WAY("socket, 64 KiB", 65536, 256, 0),
     ONE_WAY("socket, 1 MiB", 1048576, 16, 5),
     ONE_WAY("socket, 16 MiB", 16777216, 2, 5),
 };
 /* clang-format on */
 #define WORKS ((int)(sizeof(works) / sizeof(works[0])))
+#define ROUND_TRIPS 8
 
-/* The first three stay on two CPUs, the next three on one. False if there are no two. */
+/* The first three stay on two CPUs, the other round trips on one. False if there are no two. */
 static bool choose_cpus(void)
 {
     cpu_set_t all;
@@ -316,14 +339,16 @@ static bool choose_cpus(void)
         if (CPU_ISSET((size_t)cpu, &all))
             found[count++] = cpu;
     for (int i = 0; i < WORKS; i++) {
-        works[i].cpu[0] = i < 6 ? found[0] : -1;
-        works[i].cpu[1] = i < 6 ? found[i < 3 && count > 1] : -1;
+        works[i].cpu[0] = i < ROUND_TRIPS ? found[0] : -1;
+        works[i].cpu[1] = i < ROUND_TRIPS ? found[i < 3 && count > 1] : -1;
     }
     return count > 1;
 }
 
 static double ask_peer(bench_peer *peer, const work *w)
 {
+    if (!w->peer)
+        return 0;
     if (w->size == SMALL)
         return bench_ask(peer, "%s %d %d %d", w->peer, w->cpu[0], w->cpu[1], w->count);
     return bench_ask(peer, "%s %d", w->peer, w->count);
@@ -343,10 +368,10 @@ static void measure(const bench_options *options, bench_peer *peer, const struct
             bench_round(&works[i].row, options->turns, floor_turn, library_turn, &works[i],
                 ask_peer(peer, &works[i]));
     bench_print_header("there and back, 64 bytes");
-    for (int i = first; i < 6; i++)
+    for (int i = first; i < ROUND_TRIPS; i++)
         bench_print(&works[i].row);
     bench_print_header("one way");
-    for (int i = 6; i < WORKS; i++)
+    for (int i = ROUND_TRIPS; i < WORKS; i++)
         bench_print(&works[i].row);
 }
 
@@ -366,8 +391,8 @@ int main(int argc, char **argv)
         free_channels(&channels); /* the end of its orders ends the child */
         check(mp_process_join(child, MP_FOREVER), "join");
         mp_process_free(child);
-        printf("\nfloor: bare pipes and a bare socket pair, one way with the length before each "
-               "message\n");
+        printf("\nfloor: bare pipes and a bare socket pair; one way, and by hand, with the length "
+               "before each message, read first\n");
     }
     free(buffer);
     return 0;
