@@ -22,8 +22,9 @@ int mp__connection_recv_raw(mp_connection *connection, mp_message *message);
 int mp__connection_send_packed(
     mp_connection *connection, const void *data, size_t size, const mp__parcel *parcel);
 
-/* The descriptor to receive from, or MP_ECLOSED, MP_EDIRECTION. */
+/* The descriptor to receive from, or to send to; or MP_ECLOSED, MP_EDIRECTION. */
 int mp__connection_readable_fd(const mp_connection *connection);
+int mp__connection_writable_fd(const mp_connection *connection);
 
 /* Whether receiving has an answer without reading: a length that was read, or that all is broken. */
 bool mp__connection_pending(const mp_connection *connection);
