@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * connection_stream.c - whole messages over a socket or pipe: first the length, then
- * the bytes, as CPython frames them. What the bytes mean is value.c's business.
+ * the bytes, as CPython frames them. What the bytes mean is value_message.c's business.
  *
  * A length is read once and kept: whoever finds the message too long leaves it
  * pending. There is no read-ahead, so that the descriptor can be polled and

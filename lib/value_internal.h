@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * value_internal.h - values to bytes and back. Only value.c knows msgpack-c's
- * packer and unpacker.
+ * value_internal.h - values to bytes and back. Only value_message.c knows
+ * msgpack-c's packer and unpacker.
  */
 #ifndef MP__VALUE_INTERNAL_H
 #define MP__VALUE_INTERNAL_H
@@ -12,8 +12,15 @@
 #include "check_internal.h"
 #include "reduction_internal.h"
 
-/* A decoded handle is an extension of this type and size whose ptr is an mp__received. */
-#define MP__EXT_RECEIVED 0x71
+/*
+ * Extension types 0x70 to 0x7f are the library's. In memory a size of MP__EXT_LOCAL says
+ * that ptr is one of our objects.
+ */
+#define MP__EXT_FIRST 0x70
+#define MP__EXT_HANDLE 0x70   /* in memory: ptr is an mp__handle */
+#define MP__EXT_RECEIVED 0x71 /* in memory only: an mp__received */
+#define MP__EXT_POISON 0x72   /* in memory only: ptr says why this cannot be packed */
+#define MP__EXT_TOO_LONG 0x73 /* the same */
 #define MP__EXT_LOCAL UINT32_MAX
 
 /* What is behind an mp_message. */
