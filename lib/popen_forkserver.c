@@ -68,6 +68,9 @@ static int ensure(server **out)
         *out = s;
         return 0;
     }
+    r = mp__guard_start(MP__FORKSERVER, 0); /* whoever asks: it runs the program again */
+    if (r < 0)
+        return r;
     s = mp__server_new();
     if (!s)
         return MP_ENOMEM;
@@ -149,11 +152,9 @@ void mp__forkserver_stop(void)
 
 int mp_forkserver_ensure_running(void)
 {
-    server *s = NULL;
-    int r = mp__guard_start(MP__FORKSERVER, 0);
+    server *s;
+    int r;
 
-    if (r < 0)
-        return r;
     (void)pthread_mutex_lock(&requests);
     s = mp__server_current();
     if (s && mp__server_has_hung_up(s))

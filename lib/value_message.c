@@ -368,10 +368,11 @@ int mp__value_check(const mp_message *message)
                  : 0;
 }
 
-/* Only lists and dicts need memory of msgpack-c's; other values lie where they came. */
+/* For all but none, bools and numbers msgpack-c makes a zone, if it is not given one. */
 static bool needs_zone(uint8_t lead)
 {
-    return (lead >= 0x80 && lead <= 0x9f) || (lead >= 0xdc && lead <= 0xdf);
+    return (lead >= 0x80 && lead <= 0xbf) || (lead >= 0xc4 && lead <= 0xc9) ||
+           (lead >= 0xd4 && lead <= 0xdf);
 }
 
 static int unpack(mp__message *own, msgpack_object *value)

@@ -119,6 +119,25 @@ static void a_start_before_the_guard_is_refused_and_the_one_inside_works(void **
     assert_int_equal(out.status, 0);
 }
 
+static void without_a_guard_only_fork_may_make_a_pool(void **state)
+{
+    run(state, "guard_pool", "none", NULL);
+    expect_mains(1);
+    expect("target\n", is_fork(state));
+    expect("early: MP_EGUARD: spawn and forkserver need the main guard", !is_fork(state));
+    assert_int_equal(out.status, is_fork(state) ? 0 : 1);
+}
+
+static void a_pool_before_the_guard_is_refused_and_the_one_inside_works(void **state)
+{
+    run(state, "guard_pool", "late", NULL);
+    expect_mains(is_fork(state) ? 1 : 2);
+    expect("early: MP_EGUARD: ", is_fork(state) ? 0 : 2);
+    expect("inside: ", 0);
+    expect("target\n", is_fork(state) ? 2 : 1);
+    assert_int_equal(out.status, 0);
+}
+
 static void judge_children_that_started_too_early(void **state)
 {
     expect_mains(is_fork(state) ? 1 : 2);
@@ -226,6 +245,8 @@ static const struct CMUnitTest tests[] = {
     UNDER_EACH(a_child_that_exits_before_the_guard_never_runs_its_target),
     UNDER_EACH(what_a_child_printed_before_it_missed_the_guard_is_not_lost),
     UNDER_EACH(a_start_before_the_guard_is_refused_and_the_one_inside_works),
+    UNDER_EACH(without_a_guard_only_fork_may_make_a_pool),
+    UNDER_EACH(a_pool_before_the_guard_is_refused_and_the_one_inside_works),
     UNDER_EACH(a_child_cannot_start_a_process_before_its_guard),
     UNDER_EACH(a_child_cannot_even_fork_a_process_before_its_guard),
     UNDER_EACH(a_start_in_a_constructor_is_refused),

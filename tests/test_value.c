@@ -882,6 +882,30 @@ static void large_and_small_values_take_turns_in_one_message(void **state)
     mp_message_clear(&message);
 }
 
+static void messages_of_each_kind_give_their_memory_back(void **state)
+{
+    enum { TURNS = 200, SLACK = 65536 };
+    const point place = { 1, 2 };
+    const msgpack_object values[] = { MP__VALUE("text"), MP__VALUE(""), mp_bytes("bytes", 5),
+        mp_struct(&place), mp_list(1, "two"), mp_dict("three", 3), MP__VALUE(4), MP__VALUE(5.0),
+        mp_none() };
+    size_t before = 0;
+
+    (void)state;
+    for (int turn = 0; turn < TURNS; turn++) {
+        for (size_t i = 0; i < sizeof(values) / sizeof(*values); i++) {
+            mp_message message = MP_MESSAGE_INIT;
+
+            carry(values[i], &message);
+            assert_int_equal(message.value.type, values[i].type);
+            mp_message_clear(&message);
+        }
+        if (turn == 0)
+            before = memory_in_use();
+    }
+    assert_in_range(memory_in_use(), 0, before + SLACK);
+}
+
 /* ---- calls ---- */
 
 static int add_twenty(mp_call *call)
@@ -1131,6 +1155,7 @@ static const struct CMUnitTest tests[] = {
     ONCE(only_calls_messages_and_objects_are_taken_apart),
     ONCE(a_cleared_message_holds_none_and_is_used_again),
     ONCE(large_and_small_values_take_turns_in_one_message),
+    ONCE(messages_of_each_kind_give_their_memory_back),
     UNDER_EACH(a_call_has_twenty_arguments),
     UNDER_EACH(arguments_are_always_a_list),
     UNDER_EACH(values_of_all_kinds_go_to_a_child_and_back),
