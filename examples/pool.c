@@ -87,12 +87,19 @@ static void show_calls(mp_pool *pool)
     mp_message_clear(&answer);
 }
 
+/* Lists made in a loop need a place that outlives the loop; those of mp_list() end with its block. */
 static void show_starmap(mp_pool *pool)
 {
-    msgpack_object in[] = { mp_list("good morning", "Ada"), mp_list("good night", "Alan") };
+    const char *greetings[] = { "good morning", "good night" }, *names[] = { "Ada", "Alan" };
+    msgpack_object pairs[2][2], in[2];
     mp_message out[] = { MP_MESSAGE_INIT, MP_MESSAGE_INIT };
     const char *text;
 
+    for (int i = 0; i < 2; i++) {
+        pairs[i][0] = mp_object(greetings[i]);
+        pairs[i][1] = mp_object(names[i]);
+        in[i] = mp_list_of(2, pairs[i]);
+    }
     if (mp_pool_starmap(pool, greet, MP_ITEMS(in, 2), MP_ITEMS(out, 2)) < 0)
         mp_perror("starmap");
     for (int i = 0; i < 2; i++) {

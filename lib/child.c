@@ -82,6 +82,8 @@ static int call_target(mp__child *child)
 
     if (code != 0 && child->call.raised.code != 0)
         mp__log_last_words("%s", child->call.raised.text);
+    else if (code != 0 && child->call.refused)
+        mp__log_last_words("its arguments were refused: %s", mp_last_error()->text);
     mp_message_clear(&child->call.arguments);
     return code;
 }

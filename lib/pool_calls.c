@@ -181,6 +181,16 @@ int mp_pool_apply_create(mp_pool *pool, const mp_task_options *options)
 
 /* ---- maps ---- */
 
+int mp__pool_check_items(const mp_items *in)
+{
+    if (!in->data && in->count)
+        return mp__fail(MP_EINVAL, "%zu items at NULL", in->count);
+    if (in->type == MP__SLOT_POINTER)
+        return mp__fail(MP_ETYPE, "items that are pointers mean nothing in another process; make "
+                                  "an array of what they point to");
+    return 0;
+}
+
 static int check_map(const mp_task_options *options, bool spread)
 {
     const mp_items *in = &options->in, *out = &options->out;
@@ -188,8 +198,8 @@ static int check_map(const mp_task_options *options, bool spread)
     if (in->generate || in->type == MP__SLOT_MESSAGE)
         return mp__fail(MP_EINVAL, "the input of a map is an array: MP_ITEMS(array, count); "
                                    "generators are for imap");
-    if (!in->data && in->count)
-        return mp__fail(MP_EINVAL, "the items of a map are at NULL");
+    if (mp__pool_check_items(in) < 0)
+        return mp_last_error()->code;
     if (spread && in->type != MP__SLOT_OBJECT)
         return mp__fail(MP_EINVAL, "the input of starmap is an array of msgpack_object, each a "
                                    "list: mp_list(...)");

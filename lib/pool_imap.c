@@ -271,9 +271,7 @@ static int check(const mp_task_options *options)
     if (options->out.data || in->type == MP__SLOT_MESSAGE)
         return mp__fail(MP_EINVAL, "imap takes an array or a generator, and its answers come from "
                                    "mp_imap_next");
-    if (!in->generate && !in->data && in->count)
-        return mp__fail(MP_EINVAL, "the items of an imap are at NULL");
-    return 0;
+    return in->generate ? 0 : mp__pool_check_items(in);
 }
 
 static int allocate(mp_imap *imap, mp_result *work, size_t window)

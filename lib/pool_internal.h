@@ -325,6 +325,9 @@ int mp__pool_enter(mp_pool *pool);
 /* Whether it takes tasks. 0, MP_ECLOSED or MP_EBROKEN. */
 int mp__pool_check_open(const mp_pool *pool);
 
+/* Whether an array can be the input of a map or imap: 0, MP_EINVAL or MP_ETYPE. */
+int mp__pool_check_items(const mp_items *in);
+
 void mp__pool_drop(mp_pool *pool); /* one holder less; gives up the lock */
 
 /* The number of a function, described once. 0 or MP_EFUNCTION, MP_ENOMEM. */

@@ -101,8 +101,9 @@ static int check_lock(const mp_array *a)
 static int tell_of_death(mp_array *a)
 {
     a->untold = false;
-    return mp__fail(MP_EOWNERDEAD, "a holder of this array's lock died holding it; it is yours "
-                                   "now, but what it guards may be half changed");
+    return mp__fail(MP_EOWNERDEAD, "a holder of this array's lock died holding it; you "
+                                   "hold it now, to be released, but what it guards may be half "
+                                   "changed");
 }
 
 int mp_array_acquire(mp_array *a, double timeout)

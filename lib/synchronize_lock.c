@@ -129,8 +129,8 @@ static int tell_of_death(const mp_lock *lock)
     mp_log(MP_LOG_INFO, "process %d died or ended a thread holding a %s; who acquired it was told",
         pid, name_of(lock));
     return mp__fail(MP_EOWNERDEAD,
-        "the last holder of this %s, in process %d, died holding it; it is yours now, but what it "
-        "guards may be half changed",
+        "the last holder of this %s, in process %d, died holding it; you hold it now, to be "
+        "released, but what it guards may be half changed",
         name_of(lock), pid);
 }
 

@@ -182,6 +182,8 @@ static int check(size_t at, const mp__slot *slot, const msgpack_object *value)
 {
     double number;
 
+    if (!slot->pointer)
+        return 0;
     switch (slot->type) {
     case MP__SLOT_SKIP:
     case MP__SLOT_OBJECT:
@@ -203,6 +205,11 @@ static int check(size_t at, const mp__slot *slot, const msgpack_object *value)
         return check_handle(at, slot, value);
     case MP__SLOT_STRUCT:
         return check_struct(at, slot, value);
+    case MP__SLOT_POINTER:
+        return mp__fail(MP_ETYPE,
+            "slot %zu of mp_unpack is a pointer to a pointer, which means "
+            "nothing in another process; take what it points to",
+            at);
     case MP__SLOT_CALL:
     case MP__SLOT_MESSAGE:
         break;
@@ -257,6 +264,8 @@ static void store(const mp__slot *slot, const msgpack_object *value)
     double number = 0;
     integer whole;
 
+    if (!to)
+        return;
     switch (slot->type) {
     case MP__SLOT_OBJECT:
         *(msgpack_object *)to = *value;
@@ -310,7 +319,7 @@ static bool quick(const mp__slot *slot, const msgpack_object *value)
 {
     void *to = (void *)slot->pointer;
 
-    if (slot->size != 8)
+    if (slot->size != 8 || !to)
         return false;
     if (slot->type == MP__SLOT_SIGNED)
         if (value->type == MSGPACK_OBJECT_NEGATIVE_INTEGER ||
@@ -321,14 +330,15 @@ static bool quick(const mp__slot *slot, const msgpack_object *value)
     return false;
 }
 
-int mp__unpack(size_t count, const mp__slot *slots)
+static int take_apart(size_t count, const mp__slot *slots)
 {
     const msgpack_object *values = source(&slots[0]);
     size_t wanted = count - 1;
     int r;
 
     if (!values)
-        return mp__fail(MP_EINVAL, "mp_unpack takes a call, a message or an object first");
+        return mp__fail(MP_EINVAL, "mp_unpack takes a call, a message or an object first, and %s",
+            slots[0].pointer ? "this is none" : "got NULL: there is no such item or key?");
     if (slots[0].type == MP__SLOT_CALL || wanted != 1) {
         if (values->type != MSGPACK_OBJECT_ARRAY)
             return mp__fail(
@@ -348,6 +358,15 @@ int mp__unpack(size_t count, const mp__slot *slots)
     for (size_t i = 0; i < wanted; i++)
         store(&slots[i + 1], &values[i]);
     return 0;
+}
+
+int mp__unpack(size_t count, const mp__slot *slots)
+{
+    int r = take_apart(count, slots);
+
+    if (slots[0].type == MP__SLOT_CALL && slots[0].pointer)
+        ((mp_call *)slots[0].pointer)->refused = r < 0;
+    return r;
 }
 
 static int64_t load_signed(size_t size, const void *data)

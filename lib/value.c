@@ -125,6 +125,8 @@ msgpack_object mp_list_of(size_t count, const msgpack_object *items)
 {
     if (count > UINT32_MAX)
         return local(MP__EXT_TOO_LONG, "a list has at most 4294967295 items");
+    if (!items && count)
+        return local(MP__EXT_POISON, "the items of a list at NULL");
     return mp__list(count, items);
 }
 
@@ -188,6 +190,8 @@ int mp__return(mp_call *call, msgpack_object value)
 {
     int r;
 
+    if (!call)
+        return mp__fail(MP_EINVAL, "mp_return needs the call");
     if (call->answered)
         return mp__fail(MP_EALREADY, "this call was answered before");
     r = call->answer ? call->answer(call, value) : try_packing(value);
@@ -199,6 +203,8 @@ int mp_raise(mp_call *call, int code, const char *format, ...)
 {
     va_list arguments;
 
+    if (!call)
+        return mp__fail(MP_EINVAL, "mp_raise needs the call"), 1;
     call->raised.code = code ? code : MP_ERAISED;
     va_start(arguments, format);
     (void)vsnprintf(call->raised.text, sizeof(call->raised.text), format, arguments);

@@ -36,9 +36,9 @@ struct mp_call {
     mp_message arguments;
     mp_error raised;
     int (*answer)(mp_call *call, msgpack_object value); /* takes the answer; NULL: nobody does */
-    bool answered;
-    size_t index;        /* of the item in its map */
-    int64_t soft_expiry; /* when the soft time limit of the item is over, or 0 */
+    bool answered, refused; /* mp_unpack did not find what it was to take */
+    size_t index;           /* of the item in its map */
+    int64_t soft_expiry;    /* when the soft time limit of the item is over, or 0 */
 };
 
 /* The inside of a message, made at need. NULL: MP_ENOMEM. */

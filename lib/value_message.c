@@ -357,14 +357,30 @@ static int resolve(mp__message *own, msgpack_object *value)
     }
 }
 
+/* Protocol 2 or later. */
+static bool is_pickle(const mp__buffer *bytes)
+{
+    return bytes->size > 2 && bytes->data[0] == (char)0x80 && bytes->data[1] >= 2 &&
+           bytes->data[1] <= 5 && bytes->data[bytes->size - 1] == '.';
+}
+
+static int malformed(const mp__buffer *bytes, const char *wrong)
+{
+    return mp__fail(MP_EPROTOCOL, "a message of %zu bytes is malformed: %s%s", bytes->size, wrong,
+        is_pickle(bytes) ? " (it looks like a pickle of Python's, which only Python reads: let it "
+                           "use send_bytes)"
+                         : "");
+}
+
 int mp__value_check(const mp_message *message)
 {
     const mp__buffer *bytes = &message->own->bytes;
     int code;
     const char *wrong = mp__check(bytes->data, bytes->size, &code);
 
-    return wrong ? mp__fail(code, "a message of %zu bytes is %s: %s", bytes->size,
-                       code == MP_EPROTOCOL ? "malformed" : "not for us", wrong)
+    if (wrong && code == MP_EPROTOCOL)
+        return malformed(bytes, wrong);
+    return wrong ? mp__fail(code, "a message of %zu bytes is not for us: %s", bytes->size, wrong)
                  : 0;
 }
 
@@ -410,9 +426,7 @@ int mp__value_decode(mp_message *message)
     int code;
     const char *wrong = mp__check(bytes->data, bytes->size, &code);
 
-    return wrong ? mp__fail(
-                       MP_EPROTOCOL, "a message of %zu bytes is malformed: %s", bytes->size, wrong)
-                 : mp__value_decode_checked(message);
+    return wrong ? malformed(bytes, wrong) : mp__value_decode_checked(message);
 }
 
 bool mp__message_lends(const mp_message *message, const mp__handle *handle)

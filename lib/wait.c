@@ -133,6 +133,8 @@ int mp_wait(mp_wait_item *items, size_t count, double timeout)
     int64_t deadline = mp__clock_deadline(timeout);
     int r;
 
+    if (!items && count)
+        return mp__fail(MP_EINVAL, "%zu items of mp_wait at NULL", count);
     if (!count && deadline == MP__NEVER)
         return mp__fail(MP_EINVAL, "mp_wait for nothing would never end");
     if (count >= sizeof(few) / sizeof(*few))

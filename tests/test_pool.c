@@ -667,6 +667,32 @@ static void texts_are_items(void **state)
     mp_pool_free(pool);
 }
 
+typedef char short_name[8];
+
+static int measure_name(mp_call *call)
+{
+    short_name text;
+
+    return mp_unpack(call, &text) ? 1 : mp_return(call, (int)strlen(text));
+}
+
+static void arrays_are_items_and_other_pointers_are_not(void **state)
+{
+    mp_pool *pool = make_pool(.processes = 1);
+    short_name names[] = { "", "one", "seven77" };
+    int out[3] = { -1, -1, -1 }, *pointers[] = { &out[0], &out[1] };
+    mp_imap *imap = mp_pool_imap(pool, measure, MP_ITEMS(pointers, 2));
+
+    (void)state;
+    assert_null(imap);
+    assert_int_equal(mp_last_error()->code, MP_ETYPE);
+    assert_int_equal(mp_pool_map(pool, measure, MP_ITEMS(pointers, 2), MP_ITEMS(out, 2)), MP_ETYPE);
+    assert_non_null(strstr(mp_last_error()->text, "pointers"));
+    assert_int_equal(mp_pool_map(pool, measure_name, MP_ITEMS(names, 3), MP_ITEMS(out, 3)), 0);
+    assert_true(out[0] == 0 && out[1] == 3 && out[2] == 7);
+    mp_pool_free(pool);
+}
+
 static void messages_take_answers_of_any_kind(void **state)
 {
     mp_pool *pool = make_pool(.processes = 2);
@@ -1504,6 +1530,7 @@ static const struct CMUnitTest tests[] = {
     UNDER_EACH(structs_are_items_and_answers),
     UNDER_EACH(structs_larger_than_what_a_ring_takes_are_items_and_answers),
     UNDER_EACH(texts_are_items),
+    UNDER_EACH(arrays_are_items_and_other_pointers_are_not),
     UNDER_EACH(messages_take_answers_of_any_kind),
     UNDER_EACH(a_raised_error_arrives_with_code_text_and_origin),
     UNDER_EACH(anything_but_zero_is_an_error),

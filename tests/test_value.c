@@ -628,6 +628,23 @@ static void a_pointer_to_something_is_refused(void **state)
     assert_sentence_has("mp_struct");
     assert_int_equal(refuse(mp_list(1, mp_dict("deep", mp_list(pointer)))), MP_ETYPE);
     assert_int_equal(refuse(mp_bytes(NULL, 1)), MP_ETYPE);
+    assert_int_equal(refuse(mp_list_of(2, NULL)), MP_ETYPE);
+}
+
+static void a_pointer_is_no_slot(void **state)
+{
+    mp_message message = MP_MESSAGE_INIT;
+    int number = 7, *pointer = &number, numbers[2] = { 0, 0 };
+
+    (void)state;
+    carry(mp_bytes(&(int *){ NULL }, sizeof(pointer)), &message);
+    assert_int_equal(mp_unpack(&message, &pointer), MP_ETYPE);
+    assert_sentence_has("pointer");
+    assert_ptr_equal(pointer, &number);
+    carry(mp_struct(&((int[2]){ 1, 2 })), &message);
+    assert_int_equal(mp_unpack(&message, &numbers), 0); /* an array is none */
+    assert_int_equal(numbers[1], 2);
+    mp_message_clear(&message);
 }
 
 static void an_odd_dict_is_refused(void **state)
@@ -800,6 +817,8 @@ static void null_skips_any_value(void **state)
     assert_int_equal(mp_unpack(&message, NULL, NULL, NULL, &last), 0);
     assert_int_equal(last, 5);
     assert_int_equal(mp_unpack(&message, NULL), 0);
+    assert_int_equal(
+        mp_unpack(&message, (const char **)NULL, NULL, (mp_lock **)NULL, (int *)NULL), 0);
     mp_message_clear(&message);
 }
 
@@ -827,6 +846,9 @@ static void only_calls_messages_and_objects_are_taken_apart(void **state)
 
     (void)state;
     assert_int_equal(mp_unpack(&number, &wanted), MP_EINVAL);
+    assert_sentence_has("this is none");
+    assert_int_equal(mp_unpack(mp_dict_get(&message.value, "key"), &wanted), MP_EINVAL);
+    assert_sentence_has("no such item or key");
     assert_int_equal(mp_unpack(&message, &other), MP_EINVAL);
     assert_int_equal(mp_unpack(NULL, &wanted), MP_EINVAL);
     assert_int_equal(wanted, 8);
@@ -885,7 +907,7 @@ static void large_and_small_values_take_turns_in_one_message(void **state)
 static void messages_of_each_kind_give_their_memory_back(void **state)
 {
     enum { TURNS = 200, SLACK = 65536 };
-    const point place = { 1, 2 };
+    const point place = { 1, 2, 3 };
     const msgpack_object values[] = { MP__VALUE("text"), MP__VALUE(""), mp_bytes("bytes", 5),
         mp_struct(&place), mp_list(1, "two"), mp_dict("three", 3), MP__VALUE(4), MP__VALUE(5.0),
         mp_none() };
@@ -1079,6 +1101,29 @@ static void a_raised_error_is_one_line_on_stderr(void **state)
     assert_string_equal(text, line);
 }
 
+static int take_text(mp_call *call)
+{
+    const char *text;
+
+    return mp_unpack(call, &text) < 0 ? 3 : 0;
+}
+
+static void arguments_that_are_refused_are_one_line_on_stderr(void **state)
+{
+    char text[4096], line[128];
+    int saved, file = capture_begin(&saved);
+    mp_process *child = start_process(.target = take_text, .args = MP_ARGS(1), .name = "Taker");
+    long pid = (long)mp_process_pid(child);
+    int code = finish(child);
+
+    (void)state;
+    capture_end(file, saved, text, sizeof(text));
+    (void)snprintf(line, sizeof(line),
+        "Taker pid %ld: its arguments were refused: value 1 is an integer, not text\n", pid);
+    assert_int_equal(code, 3);
+    assert_string_equal(text, line);
+}
+
 static void an_error_is_not_told_by_a_child_that_ends_well(void **state)
 {
     char text[4096];
@@ -1140,6 +1185,7 @@ static const struct CMUnitTest tests[] = {
     ONCE(extensions_of_the_program_arrive),
     ONCE(a_handle_arrives_inside_lists_and_dicts),
     ONCE(a_pointer_to_something_is_refused),
+    ONCE(a_pointer_is_no_slot),
     ONCE(an_odd_dict_is_refused),
     ONCE(bytes_above_4_gib_are_refused_unread),
     ONCE(extension_types_of_the_library_are_refused),
@@ -1161,6 +1207,7 @@ static const struct CMUnitTest tests[] = {
     UNDER_EACH(values_of_all_kinds_go_to_a_child_and_back),
     UNDER_EACH(mp_return_checks_the_answer_in_a_process),
     UNDER_EACH(a_raised_error_is_one_line_on_stderr),
+    UNDER_EACH(arguments_that_are_refused_are_one_line_on_stderr),
     UNDER_EACH(an_error_is_not_told_by_a_child_that_ends_well),
     UNDER_EACH(a_raised_error_is_the_last_error),
 };

@@ -445,6 +445,7 @@ static void nothing_for_ever_is_refused(void **state)
 
     (void)state;
     assert_int_equal(mp_wait(NULL, 0, MP_FOREVER), MP_EINVAL);
+    assert_int_equal(mp_wait(NULL, 2, MP_FOREVER), MP_EINVAL);
     assert_int_equal(mp_wait(&item, 0, MP_FOREVER), MP_EINVAL);
     assert_int_equal(mp_wait(NULL, 0, 0), 0);
     assert_int_equal(mp_wait(NULL, 0, 0.01), 0);

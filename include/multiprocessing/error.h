@@ -3,7 +3,8 @@
  * error.h - what can go wrong, in one table.
  *
  * Functions return 0 or one of these negative codes; constructors return NULL.
- * Outputs are untouched on failure. mp_last_error() has the code and a sentence
+ * Outputs are untouched on failure, but for MP_EOWNERDEAD, with which it is done: a
+ * lock is held, a value is there. mp_last_error() has the code and a sentence
  * that says what to do. A code that is not in the table is -errno of the system
  * call that failed.
  */

@@ -123,8 +123,8 @@ typedef struct mp_items {
 /*
  * MP_ITEMS(array, n): n items. As input: integers of every width, bool, float,
  * double, char * (text), handles (mp_connection *, mp_lock * and the like),
- * msgpack_object (anything), any other type as the bytes of a struct: what other
- * pointers point to does not travel. As output: numbers and structs, or mp_message
+ * msgpack_object (anything), any other type as the bytes of a struct, an array of char
+ * among them. What other pointers point to does not travel (MP_ETYPE). As output: numbers and structs, or mp_message
  * (anything; each is the caller's, starts as MP_MESSAGE_INIT and is cleared by it).
  */
 #define MP_ITEMS(array, n) \
@@ -143,15 +143,15 @@ typedef struct mp_items {
                      unsigned long long: MP__SLOT_UNSIGNED,                                        \
                      float: MP__SLOT_FLOAT,                                                        \
                      double: MP__SLOT_FLOAT,                                                       \
-                     char *: MP__SLOT_TEXT,                                                        \
-                     const char *: MP__SLOT_TEXT,                                                  \
+                     char *: MP__IS_ARRAY(*(array)) ? MP__SLOT_STRUCT : MP__SLOT_TEXT,             \
+                     const char *: MP__IS_ARRAY(*(array)) ? MP__SLOT_STRUCT : MP__SLOT_TEXT,       \
                      msgpack_object: MP__SLOT_OBJECT,                                              \
                      mp_message: MP__SLOT_MESSAGE,                                                 \
                      MP__HANDLES(MP__HANDLE_ITEM)                                                  \
-                     default: MP__SLOT_STRUCT),                                                    \
+                     default: MP__IS_POINTER(*(array)) ? MP__SLOT_POINTER : MP__SLOT_STRUCT),      \
         .size = sizeof(*(array)),                                                                  \
         .data = (void *)(uintptr_t)(array),                                                        \
-        .count = (n) })
+        .count = (size_t)(n) })
 
 /* The items that function(state, item) produces, one after the other: for imap. */
 #define MP_GENERATE(function, state_) \

@@ -180,7 +180,7 @@ MP_API size_t mp_shareable_list_len(const mp_shareable_list *list);
  * MP_EPROTOCOL: what is in the memory is no item.
  */
 #define mp_shareable_list_get(list, index, to) \
-    mp__shareable_list_get((list), (index), &(const mp__slot)MP__SLOT(to))
+    mp__shareable_list_get((list), (ptrdiff_t)(index), &(const mp__slot)MP__SLOT(to))
 
 /*
  * Sets an item, like list[index] = value. Text and bytes have the room there was
@@ -190,7 +190,7 @@ MP_API size_t mp_shareable_list_len(const mp_shareable_list *list);
  * as of mp_shareable_list_new; then the item is as before.
  */
 #define mp_shareable_list_set(list, index, value) \
-    mp__shareable_list_set((list), (index), MP__VALUE(value))
+    mp__shareable_list_set((list), (ptrdiff_t)(index), MP__VALUE(value))
 
 /* How many items are equal to value, like count(): 1, 1.0 and true are. 0 or a code. */
 #define mp_shareable_list_count(list, value, count) \

@@ -74,7 +74,7 @@ typedef struct mp_raw_array_options {
  * Returns 0, MP_EINDEX, MP_ETYPE or MP_ERANGE.
  */
 #define mp_raw_array_get(array, index, to) \
-    mp__raw_array_get((array), (index), &(const mp__slot)MP__SLOT(to))
+    mp__raw_array_get((array), (ptrdiff_t)(index), &(const mp__slot)MP__SLOT(to))
 #define mp_raw_value_get(value, to) mp_raw_array_get((value), 0, (to))
 
 /*
@@ -83,7 +83,8 @@ typedef struct mp_raw_array_options {
  *
  * Returns 0, MP_EINDEX, MP_ETYPE, MP_ERANGE, or MP_EPERM: it can only be read here.
  */
-#define mp_raw_array_set(array, index, value) mp__raw_array_set((array), (index), MP__VALUE(value))
+#define mp_raw_array_set(array, index, value) \
+    mp__raw_array_set((array), (ptrdiff_t)(index), MP__VALUE(value))
 #define mp_raw_value_set(value, to) mp_raw_array_set((value), 0, to)
 #endif
 
@@ -177,8 +178,9 @@ typedef struct mp_array_options {
  *   MP_EINTR, MP_EPROTOCOL  the lock was not acquired, and nothing has changed
  */
 #define mp_array_get(array, index, to) \
-    mp__array_get((array), (index), &(const mp__slot)MP__SLOT(to))
-#define mp_array_set(array, index, value) mp__array_set((array), (index), MP__VALUE(value))
+    mp__array_get((array), (ptrdiff_t)(index), &(const mp__slot)MP__SLOT(to))
+#define mp_array_set(array, index, value) \
+    mp__array_set((array), (ptrdiff_t)(index), MP__VALUE(value))
 #define mp_value_get(value, to) mp_array_get((value), 0, (to))
 #define mp_value_set(value, to) mp_array_set((value), 0, to)
 

@@ -134,7 +134,8 @@ enum mp__slot_type {
     MP__SLOT_FLOAT,
     MP__SLOT_TEXT,
     MP__SLOT_BYTES,
-    MP__SLOT_HANDLE
+    MP__SLOT_HANDLE,
+    MP__SLOT_POINTER /* to something else: refused */
 };
 
 typedef struct mp__slot {
@@ -162,7 +163,8 @@ MP_API int mp__return(mp_call *call, msgpack_object value);
  * Ends a call with an error: the code (any but 0) and a text for whoever waits
  * for the answer. A process that exits with a code other than 0 after it prints
  * the text on stderr, in one line. Returns 1, so a function may end with
- * "return mp_raise(...)".
+ * "return mp_raise(...)"; a process that does exits with 1, whatever the code, as Python's
+ * do after an exception.
  */
 MP_API int mp_raise(mp_call *call, int code, const char *format, ...) MP__PRINTF(3, 4);
 
@@ -184,6 +186,8 @@ MP_API int mp_raise(mp_call *call, int code, const char *format, ...) MP__PRINTF
  *   mp_raw_array *, mp_array *, mp_shared_memory *, mp_shareable_list *  the same
  *   any other type     bytes of exactly its size: what mp_struct sent
  *   NULL               anything: skipped
+ *
+ * Other pointers are no slots: what they point to is in another process (MP_ETYPE).
  *
  * Several slots take a list apart; the arguments of a call are a list, also when
  * there is one slot. A single slot takes the value of a message or object itself.
@@ -248,6 +252,21 @@ MP_API int mp_raise(mp_call *call, int code, const char *format, ...) MP__PRINTF
 MP__HANDLES(MP__HANDLE_DECLARE)
 /* clang-format on */
 
+/* What a compiler can tell beyond its type: an array is none of its pointers. */
+#ifdef __GNUC__
+#define MP__IS_ARRAY(x) (!__builtin_types_compatible_p(__typeof__(x), __typeof__((void)0, (x))))
+#define MP__IS_POINTER(x) (__builtin_classify_type(x) == 5 && !MP__IS_ARRAY(x))
+#else
+#define MP__IS_ARRAY(x) 0
+#define MP__IS_POINTER(x) 0
+#endif
+
+/* Takes nothing there is, so that a compiler names it: the way out is in its name. */
+struct mp__nothing {
+    char none;
+};
+msgpack_object mp__cannot_travel_unless_by_mp_struct_or_mp_bytes(struct mp__nothing);
+
 #define MP__VALUE(x) \
     _Generic((x),                                                                                  \
         bool: mp__from_bool,                                                                       \
@@ -268,8 +287,10 @@ MP__HANDLES(MP__HANDLE_DECLARE)
         const char *: mp__from_text,                                                               \
         void *: mp__from_null,                                                                     \
         MP__HANDLES(MP__HANDLE_VALUE)                                                              \
-        msgpack_object: mp__from_object)(x)
+        msgpack_object: mp__from_object,                                                           \
+        default: mp__cannot_travel_unless_by_mp_struct_or_mp_bytes)(x)
 
+#define MP__SIZED(p) _Generic((p), void * : "", mp_call * : "", default : (p))
 #define MP__SLOT(p)                                                                                    \
     {                                                                                                  \
         _Generic((p),                                                                                \
@@ -297,8 +318,8 @@ MP__HANDLES(MP__HANDLE_DECLARE)
           const char **: MP__SLOT_TEXT,                                                            \
           mp_bytes_view *: MP__SLOT_BYTES,                                                         \
           MP__HANDLES(MP__HANDLE_SLOT)                                                             \
-          default: MP__SLOT_STRUCT),                                                               \
-        sizeof(*_Generic((p), void *: "", mp_call *: "", default: (p))), (p),                      \
+          default: MP__IS_POINTER(*MP__SIZED(p)) ? MP__SLOT_POINTER : MP__SLOT_STRUCT),             \
+        sizeof(*MP__SIZED(p)), (p),                                                                \
         _Generic((p), MP__HANDLES(MP__HANDLE_KIND) default: (const mp__kind *)0) \
     }
 
