@@ -51,6 +51,7 @@ void mp__block_seal(mp__block *block)
 int mp__block_grow(mp__block *block, size_t size, int (*extend)(int fd, size_t size))
 {
     mp__shm_identity identity;
+    void *larger = NULL;
     size_t length;
     int r = mp__shm_look(block->fd, &length, &identity);
 
@@ -61,16 +62,17 @@ int mp__block_grow(mp__block *block, size_t size, int (*extend)(int fd, size_t s
             "the memory has %zu bytes and can only be read here: who can write to it must make it "
             "grow first",
             length);
-    r = mp__shm_remap(block->fd, block->size, size, block->readonly, &block->memory);
-    if (r < 0)
-        return r;
-    if (length < size)
+    r = mp__shm_map_again(block->fd, block->memory, size, block->readonly, &larger);
+    if (r == 0 && length < size)
         r = extend(block->fd, size);
-    if (r == 0)
-        block->size = size;
-    else /* as it was before; less always fits */
-        (void)mp__shm_remap(block->fd, size, block->size, block->readonly, &block->memory);
-    return r;
+    if (r < 0) {
+        mp__shm_unmap(larger, size);
+        return r;
+    }
+    mp__shm_unmap(block->memory, block->size);
+    block->memory = larger;
+    block->size = size;
+    return 0;
 }
 
 void mp__block_reduce(const mp__block *block, mp__reduced *reduced)

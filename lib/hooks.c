@@ -7,6 +7,8 @@
 #include <assert.h>
 #include <limits.h>
 #include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -27,6 +29,9 @@ struct exit_hook {
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_mutex_t forks = PTHREAD_MUTEX_INITIALIZER; /* see mp__hooks_hold_forks */
 static _Thread_local unsigned holds;                      /* of it, by this thread */
+static atomic_uint receivers;                             /* threads that receive */
+static _Thread_local unsigned receiving;                  /* whether this one does, and how deep */
+static atomic_bool fork_waits;                            /* for them */
 static mp__making *makings;                               /* guarded by it */
 static void (*fork_hooks[FORK_HOOKS_MAX])(bool ours);
 static size_t fork_hook_count;
@@ -78,19 +83,31 @@ static void in_child(void)
     for (size_t i = 0; i < fork_hook_count; i++)
         fork_hooks[i](ours);
     mp__unlock();
+    atomic_store(&receivers, receiving);
+    atomic_store(&fork_waits, false);
     holds = 1; /* what the parent held is not the child's */
     mp__hooks_let_forks();
+}
+
+/* A handler of a signal may fork while this thread receives: it does not wait for itself. */
+static void wait_for_receivers(void)
+{
+    atomic_store(&fork_waits, true);
+    while (atomic_load(&receivers) > receiving)
+        (void)sched_yield(); /* cannot fail */
 }
 
 static void before(void)
 {
     mp__hooks_hold_forks();
+    wait_for_receivers();
     mp__lock();
 }
 
 static void in_parent(void)
 {
     mp__unlock();
+    atomic_store(&fork_waits, false);
     mp__hooks_let_forks();
 }
 
@@ -131,6 +148,24 @@ void mp__hooks_let_forks(void)
 {
     if (--holds == 0)
         (void)pthread_mutex_unlock(&forks);
+}
+
+void mp__hooks_begin_receiving(void)
+{
+    receiving++;
+    (void)atomic_fetch_add(&receivers, 1);
+    while (receiving == 1 && atomic_load(&fork_waits)) {
+        (void)atomic_fetch_sub(&receivers, 1);
+        mp__hooks_hold_forks(); /* until it is done */
+        (void)atomic_fetch_add(&receivers, 1);
+        mp__hooks_let_forks();
+    }
+}
+
+void mp__hooks_end_receiving(void)
+{
+    (void)atomic_fetch_sub(&receivers, 1);
+    receiving--;
 }
 
 void mp__hooks_begin_making(mp__making *making, const int *fds, size_t count)

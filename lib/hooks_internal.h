@@ -32,6 +32,13 @@ void mp__hooks_after_fork(void (*function)(bool ours));
 void mp__hooks_hold_forks(void);
 void mp__hooks_let_forks(void);
 
+/*
+ * The same for descriptors that come over a socket, for what does not block: other threads
+ * may receive meanwhile, too. With the end they have an owner that is known.
+ */
+void mp__hooks_begin_receiving(void);
+void mp__hooks_end_receiving(void);
+
 /* Descriptors that one child alone shall have, until it has them. */
 typedef struct mp__making {
     const int *fds;

@@ -318,6 +318,8 @@ static void after_fork(bool ours)
     for (mp_pool *pool = pools; pool; pool = pool->next) {
         mp__fd_close(pool->wake);
         mp__fd_close_all(pool->news, 2);
+        for (size_t i = 0; i < pool->count; i++)
+            mp__fd_close_all(pool->workers[i].came.fds, pool->workers[i].came.count);
     }
     pools = NULL;
     mp__pid_own_thread(0);

@@ -13,6 +13,7 @@
 #include "clock_internal.h"
 #include "error_internal.h"
 #include "fd_internal.h"
+#include "hooks_internal.h"
 
 #define GROW_SIZE ((size_t)1 << 20)
 #define DYING_MS 20 /* from the end of its descriptors to that of a process, at most */
@@ -238,8 +239,11 @@ static void take_frame(mp__worker *w)
 /* Bytes into what is being read. 1, 0: no more now, or a code: no more ever. */
 static ssize_t receive(mp__worker *w, void *data, size_t size)
 {
-    ssize_t n = mp__fd_try_receive(w->fd, data, size, w->came.fds, &w->came.count, &w->lost_fds);
+    ssize_t n;
 
+    mp__hooks_begin_receiving();
+    n = mp__fd_try_receive(w->fd, data, size, w->came.fds, &w->came.count, &w->lost_fds);
+    mp__hooks_end_receiving();
     return n == MP_EAGAIN ? 0 : n == 0 ? MP_EEOF : n;
 }
 

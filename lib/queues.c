@@ -17,6 +17,7 @@
 #include "clock_internal.h"
 #include "error_internal.h"
 #include "futex_internal.h"
+#include "hooks_internal.h"
 #include "queues_parcel_internal.h"
 #include "queues_ring_internal.h"
 #include "spin_internal.h"
@@ -420,8 +421,12 @@ static int take_parcel(mp_queue *q, uint64_t at, mp_message *message)
     int r;
 
     mp__queue_view_read(&q->ring.get, at, &ticket, sizeof(ticket));
+    mp__hooks_begin_receiving(); /* until they are known as the message's */
     r = mp__queue_parcel_look(q->fds, ticket, &parcel);
-    return r < 0 ? r : mp__message_take(message, &parcel);
+    if (r == 0)
+        r = mp__message_take(message, &parcel);
+    mp__hooks_end_receiving();
+    return r;
 }
 
 static int read_item(mp_queue *q, uint64_t head, uint64_t size, size_t count, mp_message *message)

@@ -10,6 +10,7 @@
 
 #include "error_internal.h"
 #include "fd_internal.h"
+#include "hooks_internal.h"
 #include "socket_internal.h"
 
 int mp__queue_parcel_open(int fds[2])
@@ -43,8 +44,10 @@ static ssize_t swallow(int fd, void *data, size_t size)
     ssize_t n;
 
     parcel.count = 0;
+    mp__hooks_begin_receiving();
     n = mp__fd_try_receive(fd, data, size, parcel.fds, &parcel.count, &lost);
     mp__parcel_close(&parcel);
+    mp__hooks_end_receiving();
     return n < 0 ? 0 : n;
 }
 

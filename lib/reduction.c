@@ -41,6 +41,14 @@ void mp__parcel_close(mp__parcel *parcel)
     parcel->count = 0;
 }
 
+static bool is_left_behind(const mp__received *received)
+{
+    for (size_t i = 0; i < received->count; i++)
+        if (received->fds[i] == MP__LEFT_BEHIND)
+            return true;
+    return false;
+}
+
 int mp__received_object(mp__received *received, const mp__kind *kind, void **object)
 {
     void *built = NULL;
@@ -50,6 +58,11 @@ int mp__received_object(mp__received *received, const mp__kind *kind, void **obj
         return mp__fail(MP_ETYPE, "a handle of another kind arrived, not %s", kind->name);
     if (received->kept)
         return mp__fail(MP_EHANDLE, "%s of this message was taken with keep before", kind->name);
+    if (!received->object && is_left_behind(received))
+        return mp__fail(MP_EHANDLE,
+            "%s of this message stayed with the parent of this process, "
+            "which had not taken it yet; pass it as an argument",
+            kind->name);
     if (!received->object) {
         r = kind->rebuild(received->state, received->size, received->fds, received->count, &built);
         if (r < 0)

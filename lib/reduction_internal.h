@@ -15,6 +15,7 @@
 
 #define MP__STATE_MAX 256 /* bytes of state of a handle */
 #define MP__KIND_FDS_MAX 4
+#define MP__LEFT_BEHIND (-2) /* a descriptor of a message that a child of ours has a copy of */
 
 /* What a handle is on its way: the state, and descriptors that are lent. */
 typedef struct mp__reduced {

@@ -109,6 +109,10 @@ static int encode(const msgpack_object *value, item *out)
     case MSGPACK_OBJECT_STR:
     case MSGPACK_OBJECT_BIN:
         return encode_text(value, out);
+    case MSGPACK_OBJECT_EXT:
+        if (value->via.ext.size == MP__EXT_LOCAL && value->via.ext.type == MP__EXT_TOO_LONG)
+            return mp__fail(MP_ETOOLONG, "%s", value->via.ext.ptr);
+        /* fall through */
     default:
         return mp__fail(MP_ETYPE, "a shareable list has none, bools, integers, floats, text and "
                                   "bytes as items, nothing else");

@@ -76,7 +76,7 @@ static bool has_space(int fd, size_t size)
     if (fstatvfs(fd, &space) < 0 || fstat(fd, &status) < 0 || space.f_blocks == 0)
         return true; /* it has no limit, or does not tell */
     there = (uint64_t)status.st_blocks * 512;
-    return size <= there || (size - there) / space.f_frsize <= space.f_bavail;
+    return size <= there || (size - there + space.f_frsize - 1) / space.f_frsize <= space.f_bavail;
 }
 
 int mp__shm_reserve_part(int fd, off_t offset, off_t size)

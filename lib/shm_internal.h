@@ -37,8 +37,8 @@ void mp__shm_seal(int fd);
 int mp__shm_draft(const char *name);
 int mp__shm_publish(int fd, const char *name);
 
-/* Maps what was mapped with old bytes with size bytes. On failure nothing has changed. */
-int mp__shm_remap(int fd, size_t old, size_t size, bool readonly, void **memory);
+/* Maps what is mapped there once more, with size bytes. */
+int mp__shm_map_again(int fd, void *there, size_t size, bool readonly, void **memory);
 
 /* ---- of all systems ---- */
 

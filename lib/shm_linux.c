@@ -80,10 +80,10 @@ int mp__shm_publish(int fd, const char *name)
     return linkat(AT_FDCWD, from, AT_FDCWD, to, AT_SYMLINK_FOLLOW);
 }
 
-/* A sealed object cannot be mapped anew for writing, but its mapping can grow. */
-int mp__shm_remap(int fd, size_t old, size_t size, bool readonly, void **memory)
+/* A sealed object cannot be mapped anew for writing, but its mapping can be doubled. */
+int mp__shm_map_again(int fd, void *there, size_t size, bool readonly, void **memory)
 {
-    void *at = mremap(*memory, old, size, MREMAP_MAYMOVE);
+    void *at = mremap(there, 0, size, MREMAP_MAYMOVE);
 
     (void)fd;
     (void)readonly;

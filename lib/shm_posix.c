@@ -56,16 +56,10 @@ int mp__shm_publish(int fd, const char *name)
     return 0;
 }
 
-int mp__shm_remap(int fd, size_t old, size_t size, bool readonly, void **memory)
+int mp__shm_map_again(int fd, void *there, size_t size, bool readonly, void **memory)
 {
-    void *larger = NULL;
-    int r = mp__shm_view(fd, size, readonly, &larger);
-
-    if (r < 0)
-        return r;
-    mp__shm_unmap(*memory, old);
-    *memory = larger;
-    return 0;
+    (void)there;
+    return mp__shm_view(fd, size, readonly, memory);
 }
 
 /* POSIX gives back what lies at the end, by making the object shorter. */

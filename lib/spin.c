@@ -4,6 +4,7 @@
  */
 #include "spin_internal.h"
 
+#include <errno.h>
 #include <poll.h>
 #include <sched.h>
 #include <stdatomic.h>
@@ -12,6 +13,7 @@
 #include "clock_internal.h"
 #include "cpu_internal.h"
 #include "fd_internal.h"
+#include "hooks_internal.h"
 
 #include <multiprocessing/error.h>
 
@@ -97,8 +99,19 @@ static bool try_to_receive(void *argument)
 {
     receipt *r = argument;
 
+    mp__hooks_begin_receiving();
     r->n = mp__fd_try_receive(r->fd, r->data, r->size, r->fds, r->count, r->lost);
+    mp__hooks_end_receiving();
     return r->n != MP_EAGAIN;
+}
+
+/* What poll cannot wait for, receiving has an error for. */
+static void sleep_until_readable(int fd)
+{
+    struct pollfd one = { .fd = fd, .events = POLLIN };
+
+    while (poll(&one, 1, -1) < 0 && errno == EINTR)
+        ;
 }
 
 ssize_t mp__spin_receive(
@@ -106,7 +119,9 @@ ssize_t mp__spin_receive(
 {
     receipt r = { fd, data, size, fds, count, lost, 0 };
 
-    return mp__spin_until(spin, try_to_receive, &r)
-               ? r.n
-               : mp__fd_receive(fd, data, size, fds, count, lost);
+    if (!mp__spin_until(spin, try_to_receive, &r))
+        do
+            sleep_until_readable(fd);
+        while (!try_to_receive(&r));
+    return r.n;
 }

@@ -21,7 +21,7 @@ typedef struct mp__spin {
  */
 void mp__spin_wait(mp__spin *spin, int fd);
 
-/* As mp__fd_receive, in the same way. */
+/* As mp__fd_receive, in the same way; no child is forked with what came before it is in fds. */
 ssize_t mp__spin_receive(
     mp__spin *spin, int fd, void *data, size_t size, int *fds, size_t *count, bool *lost);
 

@@ -226,12 +226,12 @@ static int broken_error(void)
                                        "mp_barrier_abort, or its action failed");
 }
 
-/* Breaks the round this seat waits in, if it still does; no seat: any round. */
+/* Breaks the round this seat waits in, if it still does. */
 static void break_round(mp_barrier *b, const mp__seat *seat)
 {
     if (enter(b) < 0)
         return;
-    if (!seat || waits(seat))
+    if (waits(seat))
         end_and_leave(b, BREAK);
     else
         leave(b);
@@ -267,7 +267,8 @@ static int sit_down(mp_barrier *b, mp__seat **seat, unsigned *number)
     return 0;
 }
 
-static int arrive(mp_barrier *b, int64_t deadline, mp__seat **seat, unsigned *number)
+/* Whoever comes while a round ends is none of its parties: it waits for that, and harms nobody. */
+static int arrive(mp_barrier *b, mp__seat **seat, unsigned *number)
 {
     unsigned turn;
     int r;
@@ -281,11 +282,9 @@ static int arrive(mp_barrier *b, int64_t deadline, mp__seat **seat, unsigned *nu
         leave(b);
         if (r != MP_EAGAIN)
             return r;
-        r = mp__futex_watch(&body_of(b)->turn, turn, mp__clock_slice(deadline));
-        if (r == MP_EINTR || mp__clock_over(deadline)) {
-            break_round(b, NULL);
-            return r == MP_EINTR ? r : broken_error();
-        }
+        r = mp__futex_watch(&body_of(b)->turn, turn, mp__clock_slice(MP__NEVER));
+        if (r == MP_EINTR)
+            return r;
     }
 }
 
@@ -346,10 +345,10 @@ int mp_barrier_wait(mp_barrier *b, double timeout)
 
     if (!b)
         return mp__fail(MP_EINVAL, "no barrier: NULL");
-    deadline = mp__clock_deadline(timeout == MP_FOREVER ? b->timeout : timeout);
-    r = arrive(b, deadline, &seat, &number);
+    r = arrive(b, &seat, &number);
     if (r < 0)
         return r;
+    deadline = mp__clock_deadline(timeout == MP_FOREVER ? b->timeout : timeout);
     r = number + 1 == b->parties ? lead(b, seat) : sit(b, seat, deadline);
     r = conclude(seat, r);
     return r < 0 ? r : (int)number;

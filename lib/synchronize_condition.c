@@ -202,8 +202,8 @@ static int conclude(mp__seat *seat, int r, int taken)
     bool called = atomic_load(&seat->state) == MP__SEAT_CALLED;
 
     mp__seat_leave(seat);
-    if (r == MP_EINTR && called)
-        mp_interrupt(); /* for the next call: this one has succeeded */
+    if (r == MP_EINTR && (called || taken < 0))
+        mp_interrupt(); /* for the next call: this one says something else */
     if (taken < 0 || called)
         return taken;
     return r == MP_ETIMEDOUT ? mp__fail(r, "nobody notified the condition within the time") : r;

@@ -207,8 +207,12 @@ static mp__message *holders;
 static void after_fork(bool ours)
 {
     for (mp__message *m = holders; ours && m; m = m->next)
-        for (size_t i = 0; i < m->parcel->count; i++)
-            mp__fd_drop(&m->parcel->fds[i]);
+        for (size_t i = 0; i < m->parcel->count; i++) {
+            if (m->parcel->fds[i] < 0)
+                continue; /* it was taken */
+            mp__fd_close(m->parcel->fds[i]);
+            m->parcel->fds[i] = MP__LEFT_BEHIND;
+        }
     if (ours)
         holders = NULL;
 }

@@ -9,11 +9,14 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* ---- helpers ---- */
@@ -1078,6 +1081,102 @@ static void a_stray_descriptor_reaches_fork_children_only(void **state)
     assert_int_equal(close(stray), 0);
 }
 
+/* ---- a thread that receives while another one starts children ---- */
+
+typedef struct traffic {
+    mp_connection *a, *b, *stranger;
+    mp_queue *queue;
+    atomic_bool over;
+    bool failed;
+} traffic;
+
+static void *carry_a_stranger(void *argument)
+{
+    traffic *t = argument;
+    mp_message message = MP_MESSAGE_INIT;
+    mp_connection *c;
+
+    while (!atomic_load(&t->over) && !t->failed) {
+        t->failed = mp_connection_send(t->a, t->stranger) || mp_connection_recv(t->b, &message) ||
+                    mp_unpack(&message, &c) || mp_queue_put(t->queue, t->stranger, PATIENCE) ||
+                    mp_queue_get(t->queue, &message, PATIENCE);
+        mp_message_clear(&message);
+    }
+    return NULL;
+}
+
+/* How many descriptors of that socket there are here. */
+static int count_strangers(mp_call *call)
+{
+    unsigned long long inode;
+    int count = 0;
+
+    if (mp_unpack(call, &inode))
+        return 99;
+    for (int fd = 0; fd < 256; fd++) {
+        struct stat status;
+
+        count += fstat(fd, &status) == 0 && status.st_ino == inode;
+    }
+    return count;
+}
+
+static void no_child_has_what_is_just_being_received(void **state)
+{
+    traffic t = { .queue = mp_queue_new() };
+    mp_connection *other;
+    struct stat status;
+    pthread_t thread;
+
+    if (HAS_TSAN)
+        skip(); /* it cannot follow a fork of a process with threads */
+    (void)state;
+    assert_non_null(t.queue);
+    assert_int_equal(mp_pipe(&t.a, &t.b), 0);
+    assert_int_equal(mp_pipe(&t.stranger, &other), 0);
+    assert_int_equal(fstat(mp_connection_fileno(t.stranger), &status), 0);
+    assert_int_equal(pthread_create(&thread, NULL, carry_a_stranger, &t), 0);
+    for (int i = 0; i < 50; i++)
+        assert_int_equal(finish(start_process(.target = count_strangers,
+                             .args = MP_ARGS((unsigned long long)status.st_ino))),
+            0);
+    atomic_store(&t.over, true);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_false(t.failed);
+    mp_queue_free(t.queue);
+    mp_connection_free(t.a);
+    mp_connection_free(t.b);
+    mp_connection_free(t.stranger);
+    mp_connection_free(other);
+}
+
+static mp_message waiting = MP_MESSAGE_INIT;
+
+static int take_what_waits(mp_call *call)
+{
+    mp_connection *c;
+    int r = mp_unpack(&waiting, &c);
+
+    (void)call;
+    return r == 0 ? 1 : mp_last_error()->code != MP_EHANDLE;
+}
+
+static void a_handle_not_yet_taken_stays_with_the_parent(void **state)
+{
+    mp_connection *a, *b, *c;
+
+    (void)state;
+    assert_int_equal(mp_pipe(&a, &b), 0);
+    assert_int_equal(mp_connection_send(a, b), 0);
+    assert_int_equal(mp_connection_recv(b, &waiting), 0);
+    assert_int_equal(
+        finish(start_process(.target = take_what_waits, .context = mp_get_context("fork"))), 0);
+    assert_int_equal(mp_unpack(&waiting, &c), 0);
+    mp_message_clear(&waiting);
+    mp_connection_free(a);
+    mp_connection_free(b);
+}
+
 static void the_message_that_lends_a_connection_is_not_received_into(void **state)
 {
     mp_message message = MP_MESSAGE_INIT;
@@ -1137,6 +1236,8 @@ static const struct CMUnitTest tests[] = {
     ONCE(a_connection_not_passed_is_closed_in_a_fork_child),
     UNDER_EACH(siblings_have_the_same_number_of_descriptors),
     UNDER_EACH(a_stray_descriptor_reaches_fork_children_only),
+    UNDER_EACH(no_child_has_what_is_just_being_received),
+    ONCE(a_handle_not_yet_taken_stays_with_the_parent),
 };
 
 TESTS_MAIN(tests)

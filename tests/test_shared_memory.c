@@ -321,6 +321,7 @@ static void memory_grows_for_each_who_asks(void **state)
         mp_connection *a, *b;
         mp_message message = MP_MESSAGE_INIT;
         mp_shared_memory *other;
+        const void *before;
 
         (void)state;
         assert_int_equal(mp_pipe(&a, &b), 0);
@@ -340,8 +341,12 @@ static void memory_grows_for_each_who_asks(void **state)
         assert_int_equal(bytes_of(other)[5 * MIB - 1], 9);
         assert_int_equal(mp_shared_memory_grow(other, 6 * MIB), 0);
         assert_int_equal(mp_shared_memory_grow(m, (size_t)-1), MP_EINVAL);
+        before = mp_shared_memory_buf(m);
         if (HAS_64_BITS) /* else this is little */
             assert_true(mp_shared_memory_grow(m, PTRDIFF_MAX - 4096) < 0);
+        if (HAS_64_BITS && named) /* this can be mapped, but not had */
+            assert_int_equal(mp_shared_memory_grow(m, (size_t)(UINT64_C(1) << 42)), MP_ENOSPC);
+        assert_ptr_equal(mp_shared_memory_buf(m), before);
         assert_int_equal(mp_shared_memory_size(m), 5 * MIB);
         assert_int_equal(bytes_of(m)[5 * MIB - 1], 9);
         assert_int_equal(mp_connection_send(a, m), 0); /* all is as before: it still travels */

@@ -370,6 +370,58 @@ static void more_threads_than_parties_share_it(void **state)
     mp_barrier_free(barrier);
 }
 
+/* ---- who comes early for the next round ---- */
+
+static atomic_bool action_runs, early_one_came;
+
+static int wait_for_the_early_one(void *argument)
+{
+    (void)argument;
+    atomic_store(&action_runs, true);
+    while (!atomic_load(&early_one_came))
+        nap();
+    for (int i = 0; i < 50; i++) /* its time, 10 ms, is over: were it counted, it would break us */
+        nap();
+    return 0;
+}
+
+static void *come_early(void *barrier)
+{
+    int r;
+
+    while (!atomic_load(&action_runs))
+        nap();
+    atomic_store(&early_one_came, true);
+    r = mp_barrier_wait(barrier, 0.01);
+    return r == MP_EBROKENBARRIER ? barrier : NULL;
+}
+
+static void *pass_once(void *barrier)
+{
+    return mp_barrier_wait(barrier, PATIENCE) >= 0 ? barrier : NULL;
+}
+
+/* As in Python: it waits for the round to be over, and its time runs from then. */
+static void who_comes_early_does_not_break_the_round_before(void **state)
+{
+    mp_barrier *barrier = mp_barrier_new(2, .action = wait_for_the_early_one);
+    void *(*const roles[])(void *) = { pass_once, pass_once, come_early };
+    pthread_t threads[3];
+
+    (void)state;
+    atomic_store(&action_runs, false);
+    atomic_store(&early_one_came, false);
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, roles[i], barrier), 0);
+    for (int i = 0; i < 3; i++) {
+        void *seen;
+
+        assert_int_equal(pthread_join(threads[i], &seen), 0);
+        assert_ptr_equal(seen, barrier);
+    }
+    mp_barrier_free(barrier);
+}
+
 static const struct CMUnitTest tests[] = {
     UNDER_EACH(parties_pass_in_lockstep),
     UNDER_EACH(ten_rounds_pass_in_lockstep),
@@ -386,6 +438,7 @@ static const struct CMUnitTest tests[] = {
     UNDER_EACH(the_last_to_come_does_not_pass_with_a_dead_one),
     UNDER_EACH(a_party_that_dies_in_the_action_breaks_it),
     ONCE(more_threads_than_parties_share_it),
+    ONCE(who_comes_early_does_not_break_the_round_before),
 };
 
 TESTS_MAIN(tests)

@@ -412,6 +412,49 @@ static void a_wait_says_how_it_ended(void **state)
     free_crowd(&c);
 }
 
+static int wait_for_both(mp_call *call)
+{
+    struct sigaction action = { .sa_handler = interrupt };
+    mp_condition *condition;
+    mp_event *event;
+
+    if (mp_unpack(call, &condition, &event) || mp_allow_interrupt() ||
+        sigaction(SIGUSR1, &action, NULL) || mp_condition_acquire(condition, PATIENCE))
+        return 99;
+    if (mp_condition_wait(condition, MP_FOREVER) != MP_EOWNERDEAD)
+        return 1;
+    return mp_condition_release(condition) != 0 || mp_event_wait(event, PATIENCE) != MP_EINTR;
+}
+
+static int interrupt_and_die(mp_call *call)
+{
+    mp_condition *condition;
+    pid_t pid;
+
+    if (mp_unpack(call, &condition, &pid) || mp_condition_acquire(condition, PATIENCE))
+        return 99;
+    return kill(pid, SIGUSR1) || raise(SIGKILL);
+}
+
+/* Both are told: that the holder died now, the interrupt by the next call that blocks. */
+static void an_interrupt_is_not_lost_beside_a_death(void **state)
+{
+    crowd c = new_crowd();
+    mp_event *event = mp_event_new();
+    mp_process *p, *killer;
+
+    (void)state;
+    p = start_process(.target = wait_for_both, .args = MP_ARGS(c.condition, event));
+    while (waiters(&c) == 0)
+        nap();
+    killer =
+        start_process(.target = interrupt_and_die, .args = MP_ARGS(c.condition, mp_process_pid(p)));
+    assert_int_equal(finish(killer), -SIGKILL);
+    assert_int_equal(finish(p), 0);
+    mp_event_free(event);
+    free_crowd(&c);
+}
+
 static const struct CMUnitTest tests[] = {
     UNDER_EACH(notify_wakes_one_at_a_time),
     UNDER_EACH(notify_all_wakes_all_that_wait_and_none_that_timed_out),
@@ -424,6 +467,7 @@ static const struct CMUnitTest tests[] = {
     UNDER_EACH(a_condition_over_a_given_lock_uses_that),
     UNDER_EACH(a_waiter_is_told_when_the_lock_it_gets_back_is_from_a_dead_one),
     UNDER_EACH(a_wait_says_how_it_ended),
+    UNDER_EACH(an_interrupt_is_not_lost_beside_a_death),
 };
 
 TESTS_MAIN(tests)

@@ -47,7 +47,7 @@ MP_API mp_process *mp_process_create(const mp_process_options *options);
  * Starts it, like start(). In the child, target is called with the arguments;
  * its return value is the exit code, of which the system keeps 8 bits. The child
  * has default signal dispositions, no blocked signals and /dev/null as stdin.
- * What it got as arguments is released here.
+ * What it was given as arguments is released in this process.
  *
  * Output that was buffered is written before, so that a copy does not write it
  * again: that of all streams, but where other threads run (one may hold a stream for

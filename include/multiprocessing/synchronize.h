@@ -230,13 +230,14 @@ MP_API void mp_barrier_set_argument(mp_barrier *barrier, void *argument);
 
 /*
  * Waits for the others, like wait(timeout). MP_FOREVER: the barrier's own timeout
- * if it has one. The last to come runs the action.
+ * if it has one. Who comes before the last round is over waits for that first, and its
+ * time runs from then. The last to come runs the action.
  *
  * Returns the number of this party in this round, 0 to parties - 1, or
  *   MP_EBROKENBARRIER  the barrier is broken: by mp_barrier_abort, a reset while
  *                      somebody waited, a failed action, a wait that took too long
  *                      (also this one), or a party that died waiting
- *   MP_EINTR           mp_interrupt(); that breaks the barrier, too
+ *   MP_EINTR           mp_interrupt(); that breaks the round it waited in, too
  *   MP_ERAISED         the action run here returned a positive value; a negative
  *                      one is returned itself
  *   MP_EPROTOCOL, MP_EINVAL
