@@ -23,12 +23,30 @@ static unsigned generation; /* how many children of ours there are from the root
 
 /* ---- life ---- */
 
-/* A child made by hand goes on with the connections of the program, and no others. */
-static void close_internal(void)
+/* A thread that was sending or receiving is not in this copy, and what it had is no use here. */
+static void take_over(mp_connection *c)
 {
-    for (mp_connection *c = all; c; c = c->next)
+    if (pthread_mutex_trylock(&c->writing) != 0) {
+        (void)pthread_mutex_init(&c->writing, NULL);
+        c->packed = (mp__buffer){ NULL, 0, 0 };
+    } else {
+        (void)pthread_mutex_unlock(&c->writing);
+    }
+    if (pthread_mutex_trylock(&c->reading) != 0)
+        (void)pthread_mutex_init(&c->reading, NULL);
+    else
+        (void)pthread_mutex_unlock(&c->reading);
+}
+
+/* A child made by hand goes on with the connections of the program, and no others. */
+static void go_on_with_all(void)
+{
+    for (mp_connection *c = all; c; c = c->next) {
         if (c->is_internal)
             mp__fd_close(atomic_exchange(&c->fd, -1));
+        else
+            take_over(c);
+    }
 }
 
 /*
@@ -38,7 +56,7 @@ static void close_internal(void)
 static void after_fork(bool ours)
 {
     if (!ours) {
-        close_internal();
+        go_on_with_all();
         return;
     }
     for (const mp_connection *c = all; c; c = c->next) {
@@ -94,9 +112,11 @@ static int adopt(int *fd, int abilities, mp_connection **out)
     c->is_local = abilities & LOCAL;
     (void)pthread_mutex_init(&c->reading, NULL); /* cannot fail with default attributes */
     (void)pthread_mutex_init(&c->writing, NULL);
+    mp__hooks_begin_receiving(); /* a child knows it as the caller's or as this one's */
     atomic_init(&c->fd, *fd);
     *fd = -1;
     enlist(c);
+    mp__hooks_end_receiving();
     *out = c;
     return 0;
 }
@@ -128,6 +148,14 @@ static int abilities_of(int fd, int flags, mode_t mode)
     return abilities;
 }
 
+static bool is_stream(int socket)
+{
+    socklen_t size = sizeof(int);
+    int type = 0;
+
+    return getsockopt(socket, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && type == SOCK_STREAM;
+}
+
 mp_connection *mp_connection_new(int *fd)
 {
     mp_connection *c = NULL;
@@ -136,6 +164,11 @@ mp_connection *mp_connection_new(int *fd)
 
     if (!fd || *fd < 0 || (flags = fcntl(*fd, F_GETFL)) < 0 || fstat(*fd, &status) < 0) {
         (void)mp__fail(MP_EBADF, "descriptor %d is not open", fd ? *fd : -1);
+        return NULL;
+    }
+    if (S_ISSOCK(status.st_mode) && !is_stream(*fd)) {
+        (void)mp__fail(MP_EINVAL, "a connection needs a stream socket: packets have no place for "
+                                  "the length that comes before a message");
         return NULL;
     }
     if (mp__fd_raise(fd) < 0)
@@ -150,7 +183,10 @@ void mp_connection_close(mp_connection *c)
         return;
     mp__hooks_hold_forks(); /* a copy made in between would have it, and not know of it */
     mp__fd_close(atomic_exchange(&c->fd, -1));
-    mp__parcel_close(&c->parcel);
+    if (pthread_mutex_trylock(&c->reading) == 0) { /* else it is who receives that has them */
+        mp__parcel_close(&c->parcel);
+        (void)pthread_mutex_unlock(&c->reading);
+    }
     mp__hooks_let_forks();
 }
 

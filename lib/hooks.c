@@ -89,18 +89,25 @@ static void in_child(void)
     mp__hooks_let_forks();
 }
 
-/* A handler of a signal may fork while this thread receives: it does not wait for itself. */
-static void wait_for_receivers(void)
+/*
+ * Who receives may need a hold of forks to get done. A handler of a signal may fork while
+ * this very thread receives: that is not waited for.
+ */
+static void hold_when_nobody_receives(void)
 {
+    mp__hooks_hold_forks();
     atomic_store(&fork_waits, true);
-    while (atomic_load(&receivers) > receiving)
+    while (atomic_load(&receivers) > receiving) {
+        mp__hooks_let_forks();
         (void)sched_yield(); /* cannot fail */
+        mp__hooks_hold_forks();
+        atomic_store(&fork_waits, true); /* another one that forked is done waiting */
+    }
 }
 
 static void before(void)
 {
-    mp__hooks_hold_forks();
-    wait_for_receivers();
+    hold_when_nobody_receives();
     mp__lock();
 }
 
@@ -150,15 +157,23 @@ void mp__hooks_let_forks(void)
         (void)pthread_mutex_unlock(&forks);
 }
 
+static void wait_for_fork(void)
+{
+    while (atomic_load(&fork_waits)) {
+        mp__hooks_hold_forks(); /* until it is done */
+        mp__hooks_let_forks();
+        (void)sched_yield(); /* or until it has begun */
+    }
+}
+
 void mp__hooks_begin_receiving(void)
 {
     receiving++;
     (void)atomic_fetch_add(&receivers, 1);
     while (receiving == 1 && atomic_load(&fork_waits)) {
         (void)atomic_fetch_sub(&receivers, 1);
-        mp__hooks_hold_forks(); /* until it is done */
+        wait_for_fork();
         (void)atomic_fetch_add(&receivers, 1);
-        mp__hooks_let_forks();
     }
 }
 

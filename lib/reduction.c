@@ -6,6 +6,7 @@
 #include "reduction_internal.h"
 
 #include "error_internal.h"
+#include "hooks_internal.h"
 
 int mp__parcel_add(mp__parcel *parcel, const mp__reduced *reduced)
 {
@@ -83,8 +84,12 @@ void mp__received_done(mp__received *received)
         object->lender = NULL;
         object->kind->free(object);
     }
+    if (!received->count)
+        return;
+    mp__hooks_begin_receiving(); /* no child has a copy of what is just being closed */
     for (size_t i = 0; i < received->count; i++)
         mp__fd_drop(&received->fds[i]);
+    mp__hooks_end_receiving();
 }
 
 void mp__handle_keep(mp__handle *handle)

@@ -9,6 +9,7 @@
 #include <sys/epoll.h>
 #include <stdatomic.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -69,12 +70,23 @@ int mp__socket_pipe(int fds[2])
     return keep(made, fds);
 }
 
-/* The kernel says no for ever, or a race detector would miss that this orders threads. */
-static atomic_bool no_quiet_write;
+static atomic_bool no_quiet_write; /* the kernel does not do it */
 
+/* A race detector would not see that such a write orders threads. */
 static bool can_write_quietly(void)
 {
     return !atomic_load_explicit(&no_quiet_write, memory_order_relaxed) && !__tsan_init;
+}
+
+/* Whether the kernel, or a filter of system calls, says no for ever, and not for that descriptor. */
+static bool is_refused(int error, int fd)
+{
+    struct stat status;
+
+    if (error == ENOSYS || error == EPERM || error == EACCES)
+        return true;
+    return (error == EOPNOTSUPP || error == EINVAL) && fstat(fd, &status) == 0 &&
+           S_ISFIFO(status.st_mode);
 }
 
 /* What one call does not write, for whatever reason, is the general way's business. */
@@ -84,7 +96,7 @@ int mp__socket_write(int fd, struct iovec *vector, int parts)
 
     if (can_write_quietly())
         n = syscall(SYS_pwritev2, fd, vector, parts, -1L, -1L, RWF_NOSIGNAL);
-    if (n < 0 && (errno == EOPNOTSUPP || errno == EINVAL || errno == ENOSYS))
+    if (n < 0 && is_refused(errno, fd))
         atomic_store_explicit(&no_quiet_write, true, memory_order_relaxed);
     mp__fd_advance(&vector, &parts, n > 0 ? (size_t)n : 0);
     return parts ? mp__fd_write(fd, vector, parts) : 0;

@@ -120,6 +120,11 @@ static int wait_for_items(mp_wait_item *items, size_t count, struct pollfd *fds,
         r = prepare(items, count, fds, &pending);
         if (r == 0)
             r = mp__fd_poll(fds, count, pending ? 0 : again ? mp__clock_slice(deadline) : deadline);
+        if (r == -EINVAL)
+            r = mp__fail(MP_EINVAL,
+                "%zu items of mp_wait are more than this process may have "
+                "descriptors (ulimit -n)",
+                count);
         if (r >= 0)
             r = collect(items, count, fds);
     } while (r == 0 && again && !mp__clock_over(deadline));

@@ -18,6 +18,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -1440,6 +1441,77 @@ static void a_connection_of_python_understands_us_and_we_understand_it(void **st
     free(data);
 }
 
+/* ---- descriptors that will not do, and copies made by hand ---- */
+
+static void a_socket_of_packets_makes_no_connection(void **state)
+{
+    static const int types[] = { SOCK_DGRAM, SOCK_SEQPACKET };
+
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        int fds[2];
+
+        assert_int_equal(socketpair(AF_UNIX, types[i] | SOCK_CLOEXEC, 0, fds), 0);
+        assert_null(mp_connection_new(&fds[0]));
+        assert_int_equal(mp_last_error()->code, MP_EINVAL);
+        assert_true(fds[0] >= 0); /* it stays the caller's */
+        assert_int_equal(close(fds[0]), 0);
+        assert_int_equal(close(fds[1]), 0);
+    }
+}
+
+static void *send_a_long_one(void *line)
+{
+    char *bytes = calloc(1, MIB);
+    int r = bytes ? mp_connection_send_bytes(line, bytes, MIB) : -1;
+
+    free(bytes);
+    return r == 0 ? line : NULL;
+}
+
+/* Reads so many bytes, whatever they are. */
+static bool drain(int fd, size_t size)
+{
+    char some[4096];
+
+    while (size) {
+        ssize_t n = read(fd, some, size < sizeof(some) ? size : sizeof(some));
+
+        if (n <= 0)
+            return false;
+        size -= (size_t)n;
+    }
+    return true;
+}
+
+/* The thread that sends is not in the copy; what it had locked is free there. */
+static void a_copy_made_by_hand_sends_while_a_thread_was_sending(void **state)
+{
+    mp_connection *a, *b;
+    pthread_t thread;
+    void *sent;
+    int ready = 0, status;
+    pid_t pid;
+
+    if (HAS_TSAN)
+        skip(); /* it cannot follow a fork of a process with threads */
+    (void)state;
+    assert_int_equal(mp_pipe(&a, &b), 0);
+    assert_int_equal(pthread_create(&thread, NULL, send_a_long_one, a), 0);
+    while (ready == 0) /* then it is in the middle: this is more than a socket holds */
+        assert_int_equal(ioctl(mp_connection_fileno(b), FIONREAD, &ready), 0);
+    pid = fork();
+    if (pid == 0)
+        _exit(!drain(mp_connection_fileno(b), 4 + MIB) || mp_connection_send_bytes(a, "x", 1) ||
+              !drain(mp_connection_fileno(b), 5));
+    assert_int_equal(pthread_join(thread, &sent), 0);
+    assert_ptr_equal(sent, a);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+    mp_connection_free(a);
+    mp_connection_free(b);
+}
+
 static const struct CMUnitTest tests[] = {
     UNDER_EACH(values_come_back_from_a_child),
     UNDER_EACH(bytes_come_back_from_a_child),
@@ -1474,6 +1546,8 @@ static const struct CMUnitTest tests[] = {
     ONCE(the_memory_of_a_message_is_used_again),
     ONCE(threads_share_a_connection_and_messages_stay_whole),
     ONCE(threads_poll_while_others_receive),
+    ONCE(a_socket_of_packets_makes_no_connection),
+    ONCE(a_copy_made_by_hand_sends_while_a_thread_was_sending),
     ONCE(sending_to_nobody_is_an_error_and_no_signal),
     ONCE(a_blocked_sigpipe_does_not_become_pending),
     ONCE(a_pending_sigpipe_stays_pending),

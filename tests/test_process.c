@@ -1041,6 +1041,50 @@ static void a_process_belongs_to_its_creator(void **state)
     of_the_parent = NULL;
 }
 
+/* ---- a thread that the target leaves running ---- */
+
+static atomic_uint looks; /* of it, in the child */
+
+static void *look_for_ever(void *event)
+{
+    while (!mp_event_is_set(event))
+        (void)atomic_fetch_add(&looks, 1);
+    return NULL;
+}
+
+/* At exit: until it has looked often since. */
+static void wait_for_looks(void *argument)
+{
+    unsigned begun = atomic_load(&looks);
+
+    (void)argument;
+    while (atomic_load(&looks) - begun < 100000)
+        (void)sched_yield();
+}
+
+static int leave_a_thread(mp_call *call)
+{
+    pthread_t thread;
+    mp_event *event;
+
+    if (mp_unpack(call, &event) || mp_atexit(wait_for_looks, NULL, 0) ||
+        pthread_create(&thread, NULL, look_for_ever, event))
+        return 99;
+    while (atomic_load(&looks) == 0)
+        (void)sched_yield();
+    return 7;
+}
+
+static void a_thread_that_is_left_may_use_the_arguments_to_the_end(void **state)
+{
+    mp_event *event = mp_event_new();
+
+    (void)state;
+    assert_non_null(event);
+    assert_int_equal(finish(start_process(.target = leave_a_thread, .args = MP_ARGS(event))), 7);
+    mp_event_free(event);
+}
+
 static const struct CMUnitTest tests[] = {
     ONCE(the_root_process_knows_itself),
     ONCE(cpu_count_is_positive_and_can_be_overridden),
@@ -1084,6 +1128,7 @@ static const struct CMUnitTest tests[] = {
     UNDER_EACH(stdin_is_empty_and_children_of_children_work),
     UNDER_EACH(a_process_serves_until_it_is_told_to_stop),
     UNDER_EACH(a_process_belongs_to_its_creator),
+    UNDER_EACH(a_thread_that_is_left_may_use_the_arguments_to_the_end),
 };
 
 TESTS_MAIN(tests)

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 enum { WRITERS = 4, EACH = 10 };
@@ -547,6 +548,29 @@ static void a_descriptor_closed_behind_a_connection_is_an_error(void **state)
     mp_message_clear(&message);
 }
 
+static void more_items_than_descriptors_are_an_error(void **state)
+{
+    enum { ITEMS = 100 };
+    mp_wait_item items[ITEMS];
+    struct rlimit limit, small;
+    mp_connection *a, *b;
+
+    (void)state;
+    assert_int_equal(mp_pipe(&a, &b), 0);
+    for (int i = 0; i < ITEMS; i++)
+        items[i] = MP_WAIT(a);
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    small = limit;
+    small.rlim_cur = ITEMS - 36;
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &small), 0);
+    assert_int_equal(mp_wait(items, ITEMS, 0), MP_EINVAL);
+    assert_non_null(strstr(mp_last_error()->text, "ulimit -n"));
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    assert_int_equal(mp_wait(items, ITEMS, 0), 0); /* one may be there often */
+    mp_connection_free(a);
+    mp_connection_free(b);
+}
+
 static const struct CMUnitTest tests[] = {
     UNDER_EACH(four_writers_are_read_to_their_ends),
     UNDER_EACH(four_writers_of_small_pieces_are_read_to_their_ends),
@@ -567,6 +591,7 @@ static const struct CMUnitTest tests[] = {
     UNDER_EACH(processes_that_do_not_run_are_errors),
     ONCE(a_connection_needs_an_open_descriptor),
     ONCE(a_descriptor_closed_behind_a_connection_is_an_error),
+    ONCE(more_items_than_descriptors_are_an_error),
 };
 
 TESTS_MAIN(tests)

@@ -5,8 +5,10 @@
  *
  * A connection carries whole messages over a socket or pipe, in CPython's own
  * framing, so send_bytes and recv_bytes talk to a Python Connection. Any number
- * of threads may use one: one sends and one receives at a time. A process
- * started by this library keeps no connection open but those in its arguments.
+ * of threads may use one: one sends and one receives at a time. Processes that
+ * share one end take turns by a lock of their own, or their messages mix; a queue has that
+ * built in. A process started by this library keeps no connection open but those in its
+ * arguments.
  */
 #ifndef MULTIPROCESSING_CONNECTION_H
 #define MULTIPROCESSING_CONNECTION_H
@@ -38,12 +40,13 @@ typedef struct mp_pipe_options {
 MP_API int mp_pipe_create(const mp_pipe_options *options);
 
 /*
- * A connection over a descriptor that is open already: a socket, pipe, FIFO or
+ * A connection over a descriptor that is open already: a stream socket, pipe, FIFO or
  * terminal, in blocking or non-blocking mode. What it can do follows from how
  * it was opened. Takes the descriptor and sets *fd to -1; on failure *fd stays
  * the caller's. It becomes close-on-exec.
  *
- * Returns NULL for a descriptor that is not open (MP_EBADF) or on MP_ENOMEM.
+ * Returns NULL for a descriptor that is not open (MP_EBADF), for another kind of socket
+ * (MP_EINVAL) or on MP_ENOMEM.
  */
 MP_API mp_connection *mp_connection_new(int *fd);
 
@@ -116,7 +119,11 @@ MP_API int mp_connection_poll(mp_connection *connection, double timeout);
 /* The descriptor, lent; MP_ECLOSED if it is closed. */
 MP_API int mp_connection_fileno(const mp_connection *connection);
 
-/* Closes the descriptor, like close(). Later use is MP_ECLOSED. Again: nothing. */
+/*
+ * Closes the descriptor, like close(). Later use is MP_ECLOSED. Again: nothing. It wakes
+ * nobody: a thread that still waits in a call with it may get what comes to the next
+ * descriptor of that number, so let that call end first.
+ */
 MP_API void mp_connection_close(mp_connection *connection);
 
 MP_API bool mp_connection_closed(const mp_connection *connection);
@@ -152,7 +159,8 @@ MP_API mp_wait_item mp__wait_fd(int fd);
  * readable descriptor. Sets ready of each item. An item may be there twice.
  *
  * Returns how many are ready, 0 when the time is over, or
- *   MP_EINVAL  no items and MP_FOREVER: that would never end
+ *   MP_EINVAL  no items and MP_FOREVER: that would never end; or more items than this
+ *              process may have descriptors
  *   MP_EBADF, MP_ECLOSED, MP_ENOTSTARTED  an item that cannot be waited for
  *   MP_EDIRECTION  the sending end of a one-way pipe
  *   MP_EINTR, MP_ENOMEM
