@@ -34,7 +34,10 @@ extern "C" {
  */
 MP_API int mp_allow_interrupt(void);
 
-/* Async-signal-safe. Nothing happens unless mp_allow_interrupt() was called. */
+/*
+ * Async-signal-safe, as no other function of this library is. Nothing happens unless
+ * mp_allow_interrupt() was called.
+ */
 MP_API void mp_interrupt(void);
 
 #ifdef __cplusplus

@@ -18,7 +18,8 @@
  * frees the object, exits, or is killed (the last by a small process of this
  * library, the resource tracker, from the first name until the creator ends; it
  * needs a program that has passed MP_MAIN(), and dies too when somebody kills
- * all processes of a container or control group). With .track = MP_NO nobody owns
+ * all processes of a container or control group; where the creator is pid 1 or a
+ * subreaper the tracker becomes its child, so that wait() for any child waits for it). With .track = MP_NO nobody owns
  * it, and it stays until somebody unlinks it, as in shm_open. Who attaches owns
  * nothing here. In Python up to 3.12, and later without track=False, a program
  * that attaches unlinks the name when it ends, and complains: what is mapped
@@ -65,7 +66,8 @@ typedef struct mp_shared_memory_options {
  *   MP_EEXIST    create: the name is taken
  *   MP_ENOENT    there is no such name
  *   MP_EINVAL    size 0 where it is made; no name where it is attached; a name
- *                with a slash, or ".", "..", or none
+ *                with a slash, or ".", "..", or none; create with readonly, or
+ *                anonymous with a name
  *   MP_ENAMETOOLONG  a name of more than 254 bytes
  *   MP_ENOSPC    the file system of the names (/dev/shm) is full
  *   -EFBIG       larger than the limit of file sizes (ulimit -f)
@@ -103,7 +105,8 @@ MP_API bool mp_shared_memory_readonly(const mp_shared_memory *memory);
  * whatever message, calls this with it.
  *
  * Returns 0, or MP_EPERM (it is not that long, and can only be read here),
- * MP_ENOSPC, MP_ENOMEM, MP_ECLOSED; then all is as before.
+ * MP_ENOSPC, -EFBIG, MP_ENOMEM, MP_ECLOSED; then all is as before, but that processes
+ * which grow it at the same time into a full file system may leave it longer than they see.
  */
 MP_API int mp_shared_memory_grow(mp_shared_memory *memory, size_t size);
 

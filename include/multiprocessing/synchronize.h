@@ -12,7 +12,9 @@
  * lock it held goes to the next who asks, who is told (MP_EOWNERDEAD); a wait of
  * its is as if it had never begun, but a notification that had called it already is
  * used up; a barrier it waits at breaks. One that is stopped (SIGSTOP) inside a
- * function of a condition, an event or a barrier holds up the others there.
+ * function of a condition, a barrier or a bounded semaphore holds up the others there; one
+ * that waits for a semaphore when it is stopped may keep a release from them for a second.
+ * Semaphores know no turns: who asks again at once may be served again.
  *
  * A thread is known by what the kernel calls it, so all who use an object must be in
  * one PID namespace, and a child made past fork(), by _Fork or clone, passes for its
@@ -22,6 +24,8 @@
  *
  * Who waits for a lock or at a barrier looks up 20 times a second: a wake-up can be
  * lost with a process that is killed.
+ *
+ * Where files have a limit of length (ulimit -f), what makes an object may fail with -EFBIG.
  *
  * Of NULL, what only looks says that it is nothing: 0, false, broken.
  *
