@@ -166,11 +166,12 @@ static void wait_for_fork(void)
     }
 }
 
+/* Who is in already, or holds forks, keeps them from going on: that must not wait for them. */
 void mp__hooks_begin_receiving(void)
 {
     receiving++;
     (void)atomic_fetch_add(&receivers, 1);
-    while (receiving == 1 && atomic_load(&fork_waits)) {
+    while (receiving == 1 && holds == 0 && atomic_load(&fork_waits)) {
         (void)atomic_fetch_sub(&receivers, 1);
         wait_for_fork();
         (void)atomic_fetch_add(&receivers, 1);
