@@ -18,6 +18,7 @@
 #include <multiprocessing/process.h>
 
 #define FORK_HOOKS_MAX 16
+#define LOOKS 64 /* whether somebody receives, before giving way to who does */
 
 struct exit_hook {
     struct exit_hook *next;
@@ -89,19 +90,26 @@ static void in_child(void)
     mp__hooks_let_forks();
 }
 
-/*
- * Who receives may need a hold of forks to get done. A handler of a signal may fork while
- * this very thread receives: that is not waited for.
- */
+/* A handler of a signal may fork while this very thread receives: that is not waited for. */
+static bool others_receive(void)
+{
+    return atomic_load(&receivers) > receiving;
+}
+
+/* Nobody begins to receive meanwhile; but who is at it may need a hold of forks to get done. */
 static void hold_when_nobody_receives(void)
 {
     mp__hooks_hold_forks();
     atomic_store(&fork_waits, true);
-    while (atomic_load(&receivers) > receiving) {
-        mp__hooks_let_forks();
+    for (int looks = 1; others_receive(); looks++) {
+        bool give_way = looks % LOOKS == 0;
+
+        if (give_way)
+            mp__hooks_let_forks();
         (void)sched_yield(); /* cannot fail */
-        mp__hooks_hold_forks();
-        atomic_store(&fork_waits, true); /* another one that forked is done waiting */
+        if (give_way)
+            mp__hooks_hold_forks();
+        atomic_store(&fork_waits, true); /* another one that forked meanwhile is done waiting */
     }
 }
 
@@ -157,25 +165,17 @@ void mp__hooks_let_forks(void)
         (void)pthread_mutex_unlock(&forks);
 }
 
-static void wait_for_fork(void)
-{
-    while (atomic_load(&fork_waits)) {
-        mp__hooks_hold_forks(); /* until it is done */
-        mp__hooks_let_forks();
-        (void)sched_yield(); /* or until it has begun */
-    }
-}
-
 /* Who is in already, or holds forks, keeps them from going on: that must not wait for them. */
 void mp__hooks_begin_receiving(void)
 {
     receiving++;
     (void)atomic_fetch_add(&receivers, 1);
-    while (receiving == 1 && holds == 0 && atomic_load(&fork_waits)) {
-        (void)atomic_fetch_sub(&receivers, 1);
-        wait_for_fork();
-        (void)atomic_fetch_add(&receivers, 1);
-    }
+    if (receiving > 1 || holds || !atomic_load(&fork_waits))
+        return;
+    (void)atomic_fetch_sub(&receivers, 1);
+    mp__hooks_hold_forks(); /* until it is done, or gives way */
+    (void)atomic_fetch_add(&receivers, 1);
+    mp__hooks_let_forks();
 }
 
 void mp__hooks_end_receiving(void)

@@ -21,6 +21,8 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <spawn.h>
+#include <stdatomic.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -92,18 +94,26 @@ int mp__launch(
  * emulator such as valgrind it is the emulator; the link then still reads as
  * the program, whose file is another one.
  */
-int mp__launch_self(char *path, size_t size)
+static bool is_emulated(char *path, size_t size)
 {
     struct stat running, named;
     ssize_t n = readlink("/proc/self/exe", path, size - 1);
 
-    if (n > 0) {
-        path[n] = '\0';
-        if (n < (ssize_t)size - 1 && !strstr(path, " (deleted)") && stat(path, &named) == 0 &&
-            stat("/proc/self/exe", &running) == 0 &&
-            (named.st_ino != running.st_ino || named.st_dev != running.st_dev))
-            return 0;
-    }
+    if (n <= 0)
+        return false;
+    path[n] = '\0';
+    return n < (ssize_t)size - 1 && !strstr(path, " (deleted)") && stat(path, &named) == 0 &&
+           stat("/proc/self/exe", &running) == 0 &&
+           (named.st_ino != running.st_ino || named.st_dev != running.st_dev);
+}
+
+int mp__launch_self(char *path, size_t size)
+{
+    static atomic_bool known; /* as none that is emulated, which does not change */
+
+    if (!atomic_load_explicit(&known, memory_order_relaxed) && is_emulated(path, size))
+        return 0;
+    atomic_store_explicit(&known, true, memory_order_relaxed);
     (void)snprintf(path, size, "/proc/self/exe");
     return 0;
 }

@@ -38,15 +38,22 @@ static bool other_cpus(void)
  */
 static bool look(mp__spin *spin, bool (*ready)(void *argument), void *argument)
 {
-    int64_t now = mp__clock_now(), end = other_cpus() ? now + SPIN_NS : 0, before, away = 0;
+    int64_t now, end, before, away = 0;
     int offers = 0;
-    bool seen;
+    bool seen = false;
 
-    while (!(seen = ready(argument)) && (offers++ < OFFERS_MIN || now < end)) {
+    if (ready(argument)) {
+        spin->turns = 0;
+        return true;
+    }
+    now = mp__clock_now();
+    end = other_cpus() ? now + SPIN_NS : 0;
+    while (!seen && (offers++ < OFFERS_MIN || now < end)) {
         before = now;
         (void)sched_yield(); /* cannot fail */
         now = mp__clock_now();
         away = now - before;
+        seen = ready(argument);
     }
     spin->turns = seen && away > TURN_NS ? spin->turns + 1 : 0;
     if (away > 5 * SPIN_NS)
