@@ -17,6 +17,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 /* ---- helpers ---- */
@@ -1105,6 +1106,18 @@ static void *carry_a_stranger(void *argument)
     return NULL;
 }
 
+static void end_traffic(traffic *t, pthread_t thread, mp_connection *other)
+{
+    atomic_store(&t->over, true);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_false(t->failed);
+    mp_queue_free(t->queue);
+    mp_connection_free(t->a);
+    mp_connection_free(t->b);
+    mp_connection_free(t->stranger);
+    mp_connection_free(other);
+}
+
 /* How many descriptors of that socket there are here. */
 static int count_strangers(mp_call *call)
 {
@@ -1140,14 +1153,68 @@ static void no_child_has_what_is_just_being_received(void **state)
         assert_int_equal(finish(start_process(.target = count_strangers,
                              .args = MP_ARGS((unsigned long long)status.st_ino))),
             0);
-    atomic_store(&t.over, true);
-    assert_int_equal(pthread_join(thread, NULL), 0);
-    assert_false(t.failed);
-    mp_queue_free(t.queue);
-    mp_connection_free(t.a);
-    mp_connection_free(t.b);
-    mp_connection_free(t.stranger);
-    mp_connection_free(other);
+    end_traffic(&t, thread, other);
+}
+
+static int do_nothing(mp_call *call)
+{
+    (void)call;
+    return 0;
+}
+
+static void *start_often(void *method)
+{
+    bool good = true;
+
+    for (int i = 0; i < 20 && good; i++) {
+        mp_process *p = mp_process_new(.target = do_nothing, .context = mp_get_context(method));
+
+        good = p && mp_process_start(p) == 0 && mp_process_join(p, PATIENCE) == 0 &&
+               mp_process_exitcode(p) == 0;
+        mp_process_free(p);
+    }
+    return good ? method : NULL;
+}
+
+static void *fork_often(void *argument)
+{
+    int status = 0;
+
+    for (int i = 0; i < 40 && status == 0; i++) {
+        pid_t pid = fork();
+
+        if (pid == 0)
+            _exit(0);
+        if (waitpid(pid, &status, 0) != pid)
+            status = -1;
+    }
+    return status == 0 ? argument : NULL;
+}
+
+/* Forks wait for who receives, who receives for forks, and nobody for ever. */
+static void threads_receive_start_and_fork_at_once(void **state)
+{
+    static char *methods[] = { (char *)"fork", (char *)"spawn", (char *)"forkserver", (char *)"" };
+    traffic t = { .queue = mp_queue_new() };
+    mp_connection *other;
+    pthread_t receiver, threads[4];
+
+    if (HAS_TSAN)
+        skip(); /* it cannot follow a fork of a process with threads */
+    (void)state;
+    assert_int_equal(mp_pipe(&t.a, &t.b), 0);
+    assert_int_equal(mp_pipe(&t.stranger, &other), 0);
+    assert_int_equal(pthread_create(&receiver, NULL, carry_a_stranger, &t), 0);
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(
+            pthread_create(&threads[i], NULL, i < 3 ? start_often : fork_often, methods[i]), 0);
+    for (int i = 0; i < 4; i++) {
+        void *seen;
+
+        assert_int_equal(pthread_join(threads[i], &seen), 0);
+        assert_ptr_equal(seen, methods[i]);
+    }
+    end_traffic(&t, receiver, other);
 }
 
 static mp_message waiting = MP_MESSAGE_INIT;
@@ -1237,6 +1304,7 @@ static const struct CMUnitTest tests[] = {
     UNDER_EACH(siblings_have_the_same_number_of_descriptors),
     UNDER_EACH(a_stray_descriptor_reaches_fork_children_only),
     UNDER_EACH(no_child_has_what_is_just_being_received),
+    ONCE(threads_receive_start_and_fork_at_once),
     ONCE(a_handle_not_yet_taken_stays_with_the_parent),
 };
 
