@@ -105,6 +105,17 @@ static bool has_queue(const mp_wait_item *items, size_t count)
     return false;
 }
 
+static int sleep_on(struct pollfd *fds, size_t count, int64_t deadline)
+{
+    int r = mp__fd_poll(fds, count, deadline);
+
+    return r != MP_EINVAL ? r
+                          : mp__fail(r,
+                                "%zu items of mp_wait are more than this process may have "
+                                "descriptors (ulimit -n)",
+                                count);
+}
+
 /*
  * A queue may say that there is something when nothing is left, and who should have
  * said it may have been killed: look again, and now and then without being told.
@@ -119,12 +130,7 @@ static int wait_for_items(mp_wait_item *items, size_t count, struct pollfd *fds,
 
         r = prepare(items, count, fds, &pending);
         if (r == 0)
-            r = mp__fd_poll(fds, count, pending ? 0 : again ? mp__clock_slice(deadline) : deadline);
-        if (r == -EINVAL)
-            r = mp__fail(MP_EINVAL,
-                "%zu items of mp_wait are more than this process may have "
-                "descriptors (ulimit -n)",
-                count);
+            r = sleep_on(fds, count, pending ? 0 : again ? mp__clock_slice(deadline) : deadline);
         if (r >= 0)
             r = collect(items, count, fds);
     } while (r == 0 && again && !mp__clock_over(deadline));
