@@ -84,7 +84,7 @@ static int call_target(mp__child *child)
         mp__log_last_words("%s", child->call.raised.text);
     else if (code != 0 && child->call.refused)
         mp__log_last_words("its arguments were refused: %s", mp_last_error()->text);
-    if (!mp__pid_threaded()) /* else a thread that it left may use them */
+    if (mp__pid_alone()) /* else a thread that it left may use them */
         mp_message_clear(&child->call.arguments);
     return code;
 }

@@ -27,8 +27,9 @@ int mp__pid_reap(pid_t pid, int descriptor, int *exitcode);
 /* Sends a signal. 0 also when it has ended. Without a descriptor pid must be an unreaped child. */
 int mp__pid_signal(pid_t pid, int descriptor, int sig);
 
-/* Whether threads of the program's own run besides this one. */
+/* Whether threads of the program's own run besides this one, and whether surely none does. */
 bool mp__pid_threaded(void);
+bool mp__pid_alone(void);
 
 /* A thread of the library begins (1) or ends (-1): it holds no lock anybody needs. 0: all are gone. */
 void mp__pid_own_thread(int change);

@@ -143,6 +143,11 @@ bool mp__pid_threaded(void)
     return others > atomic_load(&own_threads);
 }
 
+bool mp__pid_alone(void)
+{
+    return !mp__pid_threaded();
+}
+
 int mp__pid_die_with(int lifeline)
 {
     struct pollfd gone = { .fd = lifeline, .events = POLLIN };

@@ -75,6 +75,11 @@ bool mp__pid_threaded(void)
     return false; /* nothing portable tells */
 }
 
+bool mp__pid_alone(void)
+{
+    return false; /* nor that */
+}
+
 static void *wait_for_the_end(void *lifeline)
 {
     struct pollfd gone = { .fd = (int)(intptr_t)lifeline, .events = POLLIN };
