@@ -1136,7 +1136,7 @@ static int count_strangers(mp_call *call)
 
 static void no_child_has_what_is_just_being_received(void **state)
 {
-    traffic t = { .queue = mp_queue_new() };
+    traffic t = { .queue = NULL };
     mp_connection *other;
     struct stat status;
     pthread_t thread;
@@ -1144,6 +1144,7 @@ static void no_child_has_what_is_just_being_received(void **state)
     if (HAS_TSAN)
         skip(); /* it cannot follow a fork of a process with threads */
     (void)state;
+    t.queue = mp_queue_new();
     assert_non_null(t.queue);
     assert_int_equal(mp_pipe(&t.a, &t.b), 0);
     assert_int_equal(mp_pipe(&t.stranger, &other), 0);
@@ -1195,13 +1196,15 @@ static void *fork_often(void *argument)
 static void threads_receive_start_and_fork_at_once(void **state)
 {
     static char *methods[] = { (char *)"fork", (char *)"spawn", (char *)"forkserver", (char *)"" };
-    traffic t = { .queue = mp_queue_new() };
+    traffic t = { .queue = NULL };
     mp_connection *other;
     pthread_t receiver, threads[4];
 
     if (HAS_TSAN)
         skip(); /* it cannot follow a fork of a process with threads */
     (void)state;
+    t.queue = mp_queue_new();
+    assert_non_null(t.queue);
     assert_int_equal(mp_pipe(&t.a, &t.b), 0);
     assert_int_equal(mp_pipe(&t.stranger, &other), 0);
     assert_int_equal(pthread_create(&receiver, NULL, carry_a_stranger, &t), 0);
