@@ -344,8 +344,8 @@ static void memory_grows_for_each_who_asks(void **state)
         before = mp_shared_memory_buf(m);
         if (HAS_64_BITS) /* else this is little */
             assert_true(mp_shared_memory_grow(m, PTRDIFF_MAX - 4096) < 0);
-        if (HAS_64_BITS && named) /* this can be mapped, but not had */
-            assert_int_equal(mp_shared_memory_grow(m, (size_t)(UINT64_C(1) << 42)), MP_ENOSPC);
+        if (HAS_64_BITS && named) /* this can be mapped, mostly, but not had */
+            assert_true(mp_shared_memory_grow(m, (size_t)(UINT64_C(1) << 40)) < 0);
         assert_ptr_equal(mp_shared_memory_buf(m), before);
         assert_int_equal(mp_shared_memory_size(m), 5 * MIB);
         assert_int_equal(bytes_of(m)[5 * MIB - 1], 9);
