@@ -83,7 +83,7 @@ static int call_target(mp__child *child)
     if (code != 0 && child->call.raised.code != 0)
         mp__log_last_words("%s", child->call.raised.text);
     else if (code != 0 && child->call.refused)
-        mp__log_last_words("its arguments were refused: %s", mp_last_error()->text);
+        mp__log_last_words("its arguments were refused: %s", child->call.raised.text);
     if (mp__pid_alone()) /* else a thread that it left may use them */
         mp_message_clear(&child->call.arguments);
     return code;

@@ -180,7 +180,8 @@ static int read_header(mp_connection *c, int fd)
     length = get32(header);
     if (length == LONG_FORM) {
         r = read_rest(c, fd, header, 8);
-        length = (uint64_t)get32(header) << 32 | get32(header + 4);
+        if (r == 0)
+            length = (uint64_t)get32(header) << 32 | get32(header + 4);
     } else if (length > SHORT_MAX) {
         r = break_off(c, mp__fail(MP_EPROTOCOL, "a message of negative length arrived: the peer "
                                                 "does not speak this protocol, or its memory is "
@@ -245,7 +246,7 @@ static int end_message(mp_connection *c)
     if (!c->incomplete)
         return 0;
     c->incomplete = false;
-    mp__parcel_close(&c->parcel);
+    mp__parcel_drop(&c->parcel);
     return mp__fail(MP_EMFILE, "descriptors that came with a message were lost, and the message "
                                "with them: this process may not open more (ulimit -n)");
 }
@@ -340,7 +341,7 @@ int mp_connection_recv_bytes_into(mp_connection *c, void *buffer, size_t capacit
     (void)pthread_mutex_lock(&c->reading);
     r = receive_into(c, fd, buffer, capacity, size);
     if (r == 0)
-        mp__parcel_close(&c->parcel);
+        mp__parcel_drop(&c->parcel);
     (void)pthread_mutex_unlock(&c->reading);
     return r;
 }

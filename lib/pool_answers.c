@@ -147,7 +147,7 @@ static bool take_answer(mp__worker *w, uint64_t head)
         w->external = false;
         good = w->frame.item == mp__crew_head(w)->item &&
                settle(w, (enum mp__wire_kind)w->frame.kind, &w->body, &w->came);
-        mp__parcel_close(&w->came); /* nothing, unless it was dropped */
+        mp__parcel_drop(&w->came); /* nothing, unless it was dropped */
         w->body.size = 0;
     } else if (answer.kind == MP__WIRE_VALUE) { /* memory that the message keeps */
         w->value.size = 0;

@@ -92,7 +92,7 @@ void mp__crew_clear(mp__worker *w)
     mp__buffer_done(&w->big_own);
     mp__buffer_done(&w->body);
     mp__buffer_done(&w->value);
-    mp__parcel_close(&w->came);
+    mp__parcel_drop(&w->came);
     mp__crew_drop_fds(w);
     if (w->big_work)
         mp__work_drop(w->big_work);

@@ -42,6 +42,15 @@ void mp__parcel_close(mp__parcel *parcel)
     parcel->count = 0;
 }
 
+void mp__parcel_drop(mp__parcel *parcel)
+{
+    if (!parcel->count)
+        return;
+    mp__hooks_begin_receiving();
+    mp__parcel_close(parcel);
+    mp__hooks_end_receiving();
+}
+
 static bool is_left_behind(const mp__received *received)
 {
     for (size_t i = 0; i < received->count; i++)

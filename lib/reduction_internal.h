@@ -66,8 +66,12 @@ int mp__parcel_add(mp__parcel *parcel, const mp__reduced *reduced);
 /* Replaces each descriptor by a duplicate. On failure nothing has changed. */
 int mp__parcel_own(mp__parcel *parcel);
 
-/* Closes all descriptors and empties it. */
+/*
+ * Closes all descriptors and empties it. drop: one that children of ours look into, so that
+ * none is forked meanwhile; not with mp__lock held, which keeps them away, too.
+ */
 void mp__parcel_close(mp__parcel *parcel);
+void mp__parcel_drop(mp__parcel *parcel);
 
 /* The object of a received handle, built now if it was not before. */
 int mp__received_object(mp__received *received, const mp__kind *kind, void **object);

@@ -363,9 +363,12 @@ static int take_apart(size_t count, const mp__slot *slots)
 int mp__unpack(size_t count, const mp__slot *slots)
 {
     int r = take_apart(count, slots);
+    mp_call *call = slots[0].type == MP__SLOT_CALL ? (mp_call *)slots[0].pointer : NULL;
 
-    if (slots[0].type == MP__SLOT_CALL && slots[0].pointer)
-        ((mp_call *)slots[0].pointer)->refused = r < 0;
+    if (call)
+        call->refused = r < 0;
+    if (call && r < 0 && !call->raised.code) /* for the last words, if nothing is raised */
+        (void)strcpy(call->raised.text, mp_last_error()->text);
     return r;
 }
 

@@ -1106,6 +1106,18 @@ static void *carry_a_stranger(void *argument)
     return NULL;
 }
 
+static pthread_t begin_traffic(traffic *t, mp_connection **other)
+{
+    pthread_t thread;
+
+    *t = (traffic){ .queue = mp_queue_new() };
+    assert_non_null(t->queue);
+    assert_int_equal(mp_pipe(&t->a, &t->b), 0);
+    assert_int_equal(mp_pipe(&t->stranger, other), 0);
+    assert_int_equal(pthread_create(&thread, NULL, carry_a_stranger, t), 0);
+    return thread;
+}
+
 static void end_traffic(traffic *t, pthread_t thread, mp_connection *other)
 {
     atomic_store(&t->over, true);
@@ -1136,20 +1148,16 @@ static int count_strangers(mp_call *call)
 
 static void no_child_has_what_is_just_being_received(void **state)
 {
-    traffic t = { .queue = NULL };
     mp_connection *other;
+    traffic t;
     struct stat status;
     pthread_t thread;
 
     if (HAS_TSAN)
         skip(); /* it cannot follow a fork of a process with threads */
     (void)state;
-    t.queue = mp_queue_new();
-    assert_non_null(t.queue);
-    assert_int_equal(mp_pipe(&t.a, &t.b), 0);
-    assert_int_equal(mp_pipe(&t.stranger, &other), 0);
+    thread = begin_traffic(&t, &other);
     assert_int_equal(fstat(mp_connection_fileno(t.stranger), &status), 0);
-    assert_int_equal(pthread_create(&thread, NULL, carry_a_stranger, &t), 0);
     for (int i = 0; i < 50; i++)
         assert_int_equal(finish(start_process(.target = count_strangers,
                              .args = MP_ARGS((unsigned long long)status.st_ino))),
@@ -1196,18 +1204,14 @@ static void *fork_often(void *argument)
 static void threads_receive_start_and_fork_at_once(void **state)
 {
     static char *methods[] = { (char *)"fork", (char *)"spawn", (char *)"forkserver", (char *)"" };
-    traffic t = { .queue = NULL };
     mp_connection *other;
+    traffic t;
     pthread_t receiver, threads[4];
 
     if (HAS_TSAN)
         skip(); /* it cannot follow a fork of a process with threads */
     (void)state;
-    t.queue = mp_queue_new();
-    assert_non_null(t.queue);
-    assert_int_equal(mp_pipe(&t.a, &t.b), 0);
-    assert_int_equal(mp_pipe(&t.stranger, &other), 0);
-    assert_int_equal(pthread_create(&receiver, NULL, carry_a_stranger, &t), 0);
+    receiver = begin_traffic(&t, &other);
     for (int i = 0; i < 4; i++)
         assert_int_equal(
             pthread_create(&threads[i], NULL, i < 3 ? start_often : fork_often, methods[i]), 0);

@@ -194,7 +194,8 @@ MP_API int mp_raise(mp_call *call, int code, const char *format, ...) MP__PRINTF
  *
  * Returns 0, or MP_ECOUNT, MP_ETYPE, MP_ERANGE with a sentence that names the
  * slot, or, of a handle, MP_EPROTOCOL (malformed), MP_EHANDLE (taken with keep
- * before), MP_EMFILE; then no slot has changed.
+ * before), MP_EMFILE; then no slot has changed. A process that exits with a code other than
+ * 0 after that, with its call, says so on stderr.
  */
 #define mp_unpack(...) \
     mp__unpack(MP__COUNT(__VA_ARGS__), (const mp__slot[]){ MP__MAP(MP__SLOT, __VA_ARGS__) })
